@@ -1,0 +1,59 @@
+"""A small velocity model, its batches, and a run built from them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from sana_train import FlowMatching, TrainConfig, Trainer
+from torch import Tensor, nn
+
+
+class TinyVelocity(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.time = nn.Linear(1, 4)
+        self.caption = nn.Linear(6, 4)
+
+    def forward(self, latents: Tensor, timestep: Tensor, caption: Tensor, caption_mask: Tensor) -> Tensor:
+        pooled = (caption * caption_mask[..., None]).sum(1)
+        condition = self.time(timestep[:, None] / 1000) + self.caption(pooled)
+        return self.conv(latents) + condition[:, :, None, None]
+
+
+def batches(step: int) -> dict[str, object]:
+    generator = torch.Generator().manual_seed(step)
+    return {
+        "latents": torch.randn(3, 4, 2, 2, generator=generator),
+        "caption": torch.randn(3, 5, 6, generator=generator),
+        "caption_mask": torch.ones(3, 5),
+        "key": [f"{step}-{slot}" for slot in range(3)],
+    }
+
+
+@pytest.fixture
+def tiny_model() -> TinyVelocity:
+    return TinyVelocity()
+
+
+@pytest.fixture
+def parts() -> Callable[[TrainConfig], tuple]:
+    """The arguments of a `Trainer` whose model starts from the same weights every time."""
+
+    def build(config: TrainConfig) -> tuple:
+        model = TinyVelocity()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        return model, FlowMatching(), optimizer, batches, config
+
+    return build
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path, parts: Callable[[TrainConfig], tuple]) -> Callable[..., Trainer]:
+    def build(**changes: object) -> Trainer:
+        settings = {"run_dir": str(tmp_path / "run"), "steps": 6, "log_every": 1, "progress": False} | changes
+        return Trainer(*parts(TrainConfig(**settings)))
+
+    return build

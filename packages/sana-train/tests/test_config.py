@@ -1,0 +1,30 @@
+import pytest
+from sana_train import TrainConfig
+
+
+def test_learning_rate_rises_stays_and_falls():
+    config = TrainConfig(run_dir="run", steps=10, warmup_steps=2, decay_steps=4, final_lr_factor=0.2)
+    factors = [config.lr_factor(step) for step in range(10)]
+    assert factors[:6] == [0.5, 1, 1, 1, 1, 1]
+    assert factors[6:] == pytest.approx([0.8, 0.6, 0.4, 0.2])
+
+
+def test_learning_rate_stays_to_the_end_without_decay():
+    config = TrainConfig(run_dir="run", steps=3)
+    assert [config.lr_factor(step) for step in range(3)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"warmup_steps": -1}, "warmup_steps is -1"),
+        ({"warmup_steps": 8, "decay_steps": 8}, "do not fit into steps 10"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"grad_clip": 0.0}, "grad_clip is 0.0"),
+        ({"precision": "fp16"}, "precision is 'fp16'"),
+    ],
+)
+def test_bad_settings_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{"run_dir": "run", "steps": 10} | change)
