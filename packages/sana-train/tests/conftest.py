@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from sana_train import FlowMatching, TrainConfig, Trainer
 from torch import Tensor, nn
+
+from sana_train import FlowMatching, TrainConfig, Trainer
 
 
 class TinyVelocity(nn.Module):

@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+
 from sana_train import CheckpointError
 from sana_train.checkpoint import list_checkpoints, load_newest_checkpoint, replace_folder, save_checkpoint
 

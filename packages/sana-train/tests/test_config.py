@@ -1,4 +1,5 @@
 import pytest
+
 from sana_train import TrainConfig
 
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from sana_train import EMA
 from torch import nn
+
+from sana_train import EMA
 
 
 def test_average_follows_the_formula():

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from sana_train import Draws, FlowMatching
 
 

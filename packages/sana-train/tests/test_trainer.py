@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from sana_train import CheckpointError, TrainConfig, Trainer
 
 
@@ -83,3 +84,10 @@ def test_resuming_with_another_configuration_is_refused(make_trainer, parts):
 def test_resuming_nothing_says_how_to_start(parts, tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         Trainer.resume(tmp_path, *parts(TrainConfig(run_dir=str(tmp_path), steps=1)))
+
+
+def test_a_command_starts_a_run_once_and_resumes_it_afterwards(make_trainer, parts, tmp_path):
+    config = TrainConfig(run_dir=str(tmp_path / "run"), steps=4, checkpoint_every=2, progress=False)
+    assert Trainer.start_or_resume(*parts(config)).step == 0
+    make_trainer(steps=4, checkpoint_every=2).fit()
+    assert Trainer.start_or_resume(*parts(config)).step == 4

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from sana_train.checkpoint import CheckpointError, load_newest_checkpoint, replace_folder, save_checkpoint
+from sana_train.checkpoint import (
+    CheckpointError,
+    list_checkpoints,
+    load_newest_checkpoint,
+    replace_folder,
+    save_checkpoint,
+)
 from sana_train.config import TrainConfig
 from sana_train.draws import Draws
 from sana_train.ema import EMA
@@ -80,6 +86,15 @@ class Trainer:
         trainer = cls(model, objective, optimizer, batches, dataclasses.replace(config, run_dir=str(run_dir)))
         trainer._load(load_newest_checkpoint(trainer.run_dir / "checkpoints"))
         return trainer
+
+    @classmethod
+    def start_or_resume(
+        cls, model: nn.Module, objective: Objective, optimizer: Optimizer, batches: Batches, config: TrainConfig
+    ) -> Self:
+        """Resume the run of `config.run_dir` where it has a checkpoint, else start it: what a command does."""
+        if list_checkpoints(Path(config.run_dir) / "checkpoints"):
+            return cls.resume(config.run_dir, model, objective, optimizer, batches, config)
+        return cls(model, objective, optimizer, batches, config)
 
     def fit(self) -> None:
         """Train to the last step; `run_dir/model` then holds the result."""

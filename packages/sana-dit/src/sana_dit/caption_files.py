@@ -1,0 +1,169 @@
+"""The folders of a caption encoder: where a text encoder and its tokenizer lie, and how they are written."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from huggingface_hub import snapshot_download
+
+from sana_dit.config import Compat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FACTS_FILE = "sana.json"
+FACTS_KEY = "captions"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionFacts:
+    """What the text encoder's own files do not say; kept in sana.json under "captions"."""
+
+    compat: Compat = "diffusers"
+    chi: bool = True
+    max_tokens: int = 300
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionFiles:
+    """Folders on this machine; variant is the infix of the weights' names, "bf16" in model.bf16.safetensors."""
+
+    text_encoder: Path
+    tokenizer: Path
+    variant: str | None
+    facts: CaptionFacts
+
+
+def find_caption_files(
+    repo_or_dir: str | Path, *, subfolder: str | None, revision: str | None, dtype: torch.dtype | None
+) -> CaptionFiles:
+    """Find the folders of a caption encoder, downloading from the Hub only what it needs.
+
+    The text encoder is in text_encoder/ or in the folder itself, the tokenizer in tokenizer/, beside the text
+    encoder, or in tokenizer/ next to its folder. Raises FileNotFoundError where one is missing.
+    """
+    fetch = _fetcher(repo_or_dir, revision)
+    root = fetch(_METADATA)
+    folder = root / subfolder if subfolder else root
+    text_encoder = _first(
+        [folder / "text_encoder", folder], ["config.json"], f"no text encoder (config.json) in {folder}"
+    )
+    tokenizer = _first(
+        [folder / "tokenizer", folder, folder.parent / "tokenizer"],
+        ["tokenizer_config.json", "tokenizer.json"],
+        f"no tokenizer (tokenizer/tokenizer_config.json) in {folder}",
+    )
+    prefix = text_encoder.relative_to(root).as_posix().removeprefix(".")
+    return CaptionFiles(
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        variant=_find_variant(fetch, f"{prefix}/" if prefix else "", dtype),
+        facts=_read_facts([text_encoder / FACTS_FILE, folder / FACTS_FILE, root / FACTS_FILE]),
+    )
+
+
+def save_caption_files(
+    directory: Path,
+    text_encoder: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    facts: CaptionFacts,
+) -> None:
+    """Write text_encoder/ and tokenizer/ into directory; each file appears whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".saving-") as name:
+        staging = Path(name)
+        text_encoder.save_pretrained(staging / "text_encoder")
+        tokenizer.save_pretrained(staging / "tokenizer")
+        _name_tokenizer_class_for_all_versions(staging / "tokenizer" / "tokenizer_config.json")
+        text = json.dumps({FACTS_KEY: asdict(facts)}, indent=2) + "\n"
+        (staging / "text_encoder" / FACTS_FILE).write_text(text, encoding="utf-8")
+        for part in ("text_encoder", "tokenizer"):
+            _replace_files(staging / part, directory / part)
+
+
+_METADATA = [
+    "*sana.json",
+    "*config.json",
+    "*tokenizer*",
+    "*special_tokens_map.json",
+    "*added_tokens.json",
+    "*vocab.*",
+    "*merges.txt",
+    "*model.safetensors.index*.json",
+]
+_VARIANTS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+_WEIGHTS = re.compile(r"model(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
+
+Fetch = Callable[[list[str]], Path]
+
+
+def _fetcher(repo_or_dir: str | Path, revision: str | None) -> Fetch:
+    folder = Path(repo_or_dir)
+    if folder.is_dir():
+        return lambda patterns: folder
+    repo = str(repo_or_dir)
+    if isinstance(repo_or_dir, Path) or repo.startswith(("/", ".", "~")) or repo.count("/") > 1:
+        raise FileNotFoundError(f"{repo} is not a folder; give one, or the id of a Hub repository (owner/name)")
+    return lambda patterns: Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+
+
+def _first(folders: list[Path], names: list[str], problem: str) -> Path:
+    for folder in folders:
+        if any((folder / name).is_file() for name in names):
+            return folder
+    raise FileNotFoundError(f"{problem}; give a pipeline folder, or the folder of a language model")
+
+
+def _find_variant(fetch: Fetch, prefix: str, dtype: torch.dtype | None) -> str | None:
+    """Weights of the wanted dtype if there are any, else the plain ones, else whatever there is."""
+    wanted = _VARIANTS.get(dtype) if dtype else None
+    choices = [[f"{prefix}model.safetensors", f"{prefix}model-*.safetensors"], [f"{prefix}model.*safetensors"]]
+    if wanted:
+        choices.insert(0, [f"{prefix}model.{wanted}.safetensors", f"{prefix}model.{wanted}-*.safetensors"])
+    for patterns in choices:
+        root = fetch(patterns)
+        for pattern in patterns:
+            for path in sorted(root.glob(pattern)):
+                if match := _WEIGHTS.fullmatch(path.name):
+                    return match[1]
+    raise FileNotFoundError(
+        f"no {prefix}model.safetensors in {fetch([])}; weights must be safetensors files, pickles are not read"
+    )
+
+
+def _read_facts(paths: list[Path]) -> CaptionFacts:
+    for path in paths:
+        if path.is_file():
+            facts = json.loads(path.read_text(encoding="utf-8")).get(FACTS_KEY)
+            if facts is not None:
+                known = [field.name for field in fields(CaptionFacts)]
+                if unknown := sorted(set(facts) - set(known)):
+                    raise ValueError(f"{path}: {FACTS_KEY} has {unknown}, but only {known} are known")
+                return CaptionFacts(**facts)
+    return CaptionFacts()
+
+
+def _name_tokenizer_class_for_all_versions(path: Path) -> None:
+    # transformers 5 writes its new name, which 4 does not know; both know the old one.
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _replace_files(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    new = sorted(path.name for path in source.iterdir())
+    for name in new:
+        with open(source / name, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(source / name, target / name)
+    for path in target.glob("model*.safetensors*"):
+        if path.name not in new:
+            path.unlink()  # or an earlier save in other shards would be loaded instead

@@ -1,0 +1,83 @@
+"""Initial weights: layers whose first values come from a generator that the caller may own.
+
+Values are drawn in float32 on the generator's device and then copied, so the same seed gives the same layer in
+every dtype and on every device. Layers on the meta device draw nothing.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor, nn
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` with a zero bias and Xavier-uniform weights, or N(0, std) ones where `std` is given."""
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True, std: float | None = None):
+        self.std = std
+        super().__init__(in_features, out_features, bias=bias)
+
+    def reset_parameters(self, generator: Generator | None = None) -> None:
+        """Draws the weights anew."""
+        if self.std is None:
+            bound = math.sqrt(6 / (self.in_features + self.out_features))
+            fill_uniform(self.weight, bound, generator)
+        else:
+            fill_normal(self.weight, self.std, generator)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class ConvLinear(nn.Linear):
+    """A 1x1 convolution on tokens: `nn.Linear` that starts as PyTorch starts a convolution."""
+
+    __call__: Callable[..., Tensor]
+
+    def reset_parameters(self, generator: Generator | None = None) -> None:
+        """Draws weights and bias anew, uniform within 1/sqrt(fan in)."""
+        _reset_convolution(self.weight, self.bias, generator)
+
+
+class DepthwiseConv(nn.Conv2d):
+    """The weights of a 3x3 depthwise convolution; `gated_depthwise` applies them."""
+
+    bias: nn.Parameter
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
+
+    def reset_parameters(self, generator: Generator | None = None) -> None:
+        """Draws weights and bias anew, uniform within 1/sqrt(fan in)."""
+        _reset_convolution(self.weight, self.bias, generator)
+
+
+def fill_uniform(parameter: Tensor, bound: float, generator: Generator | None) -> None:
+    """Fills the parameter with values uniform in [-bound, bound]."""
+    if not parameter.is_meta:
+        _assign(parameter, _empty_like(parameter, generator).uniform_(-bound, bound, generator=generator))
+
+
+def fill_normal(parameter: Tensor, std: float, generator: Generator | None) -> None:
+    """Fills the parameter with normal values of mean 0."""
+    if not parameter.is_meta:
+        _assign(parameter, _empty_like(parameter, generator).normal_(0, std, generator=generator))
+
+
+def _reset_convolution(weight: Tensor, bias: Tensor | None, generator: Generator | None) -> None:
+    bound = 1 / math.sqrt(weight[0].numel())
+    fill_uniform(weight, bound, generator)
+    if bias is not None:
+        fill_uniform(bias, bound, generator)
+
+
+def _empty_like(parameter: Tensor, generator: Generator | None) -> Tensor:
+    device = parameter.device if generator is None else generator.device
+    return torch.empty(parameter.shape, dtype=torch.float32, device=device)
+
+
+def _assign(parameter: Tensor, values: Tensor) -> None:
+    with torch.no_grad():
+        parameter.copy_(values)

@@ -1,0 +1,147 @@
+"""Loading, saving and publishing a transformer in diffusers' files, NVlabs' files, and back."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Self, get_args
+
+import torch
+from huggingface_hub import HfApi
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sana_dit.checkpoint_reading import (
+    CONFIG,
+    EXTRAS,
+    FACTS,
+    find_checkpoint,
+    read_json,
+    read_safetensors,
+    read_weights,
+)
+from sana_dit.checkpoint_writing import model_card, replacing_files, write_json, write_shards
+from sana_dit.config import Compat, SanaConfig
+from sana_dit.diffusers_config import from_diffusers_config, to_diffusers_config
+from sana_dit.weight_shapes import check_weights, infer_config
+from sana_dit.weights import Checkpoint, Layout, read_names, to_diffusers, to_native
+
+_SHARD_SIZE = "5GB"
+_NULL_CAPTION = "null_caption"
+
+
+class Pretrained(nn.Module):
+    """Gives a transformer built from a `SanaConfig` the verbs of the Hub."""
+
+    config: SanaConfig
+    blocks: nn.ModuleList
+    null_caption: Tensor | None
+
+    def __init__(self, config: SanaConfig):
+        super().__init__()
+        self.config = config
+        self.register_buffer("null_caption", None, persistent=False)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_dir_or_file: str | PathLike[str],
+        *,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        compat: Compat | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """Loads a transformer in eval mode; nothing that comes with it is executed.
+
+        Args:
+            repo_dir_or_file: A Hub repository (owner/name), the folder of a transformer or of a pipeline, a
+                .safetensors file with diffusers' or NVlabs' names, or NVlabs' .pth. Without a config.json beside it the
+                configuration is inferred: the width must be a public one, 1152 or 2240, and where the file
+                holds no position embedding sample_size is 32.
+            subfolder: Folder of the transformer inside it; in a pipeline "transformer" by itself.
+            revision: Branch, tag or commit on the Hub.
+            compat: Whose numbers to reproduce. None asks sana.json, else "native" for NVlabs' names and
+                "diffusers" for diffusers'.
+            dtype: Of the weights; None keeps the file's.
+            device: Where to put the model; None is the CPU.
+
+        Raises:
+            FileNotFoundError: There is no transformer.
+            ValueError: The file is damaged, holds more than tensors, or does not fit: names the keys.
+        """
+        if compat is not None and compat not in get_args(Compat):
+            raise ValueError(f"compat is {compat!r}; it must be one of {get_args(Compat)}, or None")
+        files = find_checkpoint(repo_dir_or_file, subfolder=subfolder, revision=revision, dtype=dtype)
+        device = torch.device(device or "cpu")
+        weights = read_weights(files.weights, device)
+        with _about(files.weights[0]):
+            checkpoint = read_names(weights)
+        config = _config(files.folder, checkpoint, compat)
+        with torch.device("meta"):
+            model = cls(config)
+        with _about(files.weights[0]):
+            check_weights(checkpoint.weights, model.state_dict(), config, layout=checkpoint.layout)
+        model.load_state_dict(checkpoint.weights, assign=True)
+        model.null_caption = checkpoint.null_caption
+        if (files.folder / EXTRAS).is_file():
+            model.null_caption = read_safetensors(files.folder / EXTRAS, device).get(_NULL_CAPTION)
+        return model.to(dtype).eval() if dtype else model.eval()
+
+    def save_pretrained(self, directory: str | PathLike[str], *, layout: Layout = "diffusers") -> None:
+        """Writes the transformer into a folder that diffusers loads too, or as NVlabs' model.pth.
+
+        What diffusers' files have no place for, compat and the null caption, goes to sana.json and
+        sana.safetensors beside them. A new folder appears whole; in an existing one each file does.
+
+        Raises:
+            ValueError: The layout is neither "diffusers" nor "native".
+        """
+        if layout not in get_args(Layout):
+            raise ValueError(f"layout is {layout!r}; it must be one of {get_args(Layout)}")
+        directory, weights = Path(directory), self.state_dict()
+        with replacing_files(directory) as folder:
+            if layout == "diffusers":
+                write_shards(folder, to_diffusers(weights, self.config), max_shard_size=_SHARD_SIZE)
+                if self.null_caption is not None:
+                    save_file({_NULL_CAPTION: self.null_caption.contiguous()}, folder / EXTRAS)
+            else:
+                state = to_native(weights, self.config, self.null_caption)
+                torch.save({"state_dict": state}, folder / "model.pth")
+            write_json(folder / CONFIG, to_diffusers_config(self.config, len(self.blocks)))
+            write_json(folder / FACTS, {**read_json(directory / FACTS), "compat": self.config.compat})
+
+    def push_to_hub(self, repo: str, *, private: bool = False, token: str | None = None) -> str:
+        """Publishes the transformer as owner/name on the Hub, with a card if it has none; returns the URL."""
+        api = HfApi(token=token)
+        api.create_repo(repo, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name) / "model"
+            self.save_pretrained(folder)
+            if not api.file_exists(repo, "README.md"):
+                parameters = sum(parameter.numel() for parameter in self.parameters())
+                (folder / "README.md").write_text(model_card(repo, parameters), encoding="utf-8")
+            commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload with sana-dit")
+        return str(commit.commit_url)
+
+
+def _config(folder: Path, checkpoint: Checkpoint, compat: Compat | None) -> SanaConfig:
+    fields, facts = read_json(folder / CONFIG), read_json(folder / FACTS)
+    if fields:
+        with _about(folder / CONFIG):
+            config = from_diffusers_config(fields)
+    else:
+        config = infer_config(checkpoint)
+    with _about(folder / FACTS):
+        return replace(config, compat=compat or facts.get("compat", checkpoint.layout))
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error

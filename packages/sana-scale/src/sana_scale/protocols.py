@@ -1,0 +1,26 @@
+"""What inference-time scaling needs: something that draws and something that judges (SANA-1.5, section 3.3)."""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar, runtime_checkable
+
+ImageOut = TypeVar("ImageOut", covariant=True)
+ImageIn = TypeVar("ImageIn", contravariant=True)
+
+
+@runtime_checkable
+class Sampler(Protocol[ImageOut]):
+    """Draws one image per seed; the same prompt and seed give the same image, whatever else is asked for with them.
+
+    The type of an image is the caller's: PIL images, arrays, or strings in a test.
+    """
+
+    def __call__(self, prompt: str, seeds: Sequence[int], /) -> Sequence[ImageOut]:
+        """Return the images of `seeds`, in their order."""
+
+
+@runtime_checkable
+class Judge(Protocol[ImageIn]):
+    """Scores how well images show what the prompt says; higher is better, and only the order has to mean anything."""
+
+    def __call__(self, prompt: str, images: Sequence[ImageIn], /) -> Sequence[float]:
+        """Return one score per image, in their order."""

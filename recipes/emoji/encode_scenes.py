@@ -1,0 +1,83 @@
+"""Turn scenes into what the transformer trains on: latents, and each caption's tokens in four languages."""
+
+import argparse
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+from transformers import GemmaTokenizer
+
+from recipes.emoji.captions import LANGUAGES, caption
+from recipes.emoji.scenes import Scene, render, scene_at
+from recipes.emoji.sprites import FontSprites, SpriteSheet
+from recipes.emoji.tokenizer import train_tokenizer
+from recipes.emoji.train_autoencoder import to_tensor
+from sana_ae import DCAE
+
+MAX_TOKENS = 32
+SHARD = 2000
+TOKENIZER_SCENES = 20_000
+
+
+def tokenize(texts: list[str], tokenizer: GemmaTokenizer) -> Tensor:
+    """Token ids (B, MAX_TOKENS), padded on the right."""
+    ids = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
+    return torch.tensor(ids, dtype=torch.int16)
+
+
+def encode_shard(
+    autoencoder: DCAE, tokenizer: GemmaTokenizer, sprites: SpriteSheet, indices: range
+) -> dict[str, Tensor]:
+    """The scenes of `indices`: unscaled latents (N, 32, 4, 4) in fp16 and token ids (N, 4 languages, MAX_TOKENS)."""
+    scenes = [scene_at(index, sprites) for index in indices]
+    images = to_tensor(np.stack([render(scene, sprites) for scene in scenes]))
+    device = next(autoencoder.parameters()).device
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        latents = torch.cat([autoencoder.encode(chunk.to(device)).half().cpu() for chunk in images.split(50)])
+    captions = [_captions(scene, index) for scene, index in zip(scenes, indices, strict=True)]
+    return {"latents": latents, "tokens": torch.stack([tokenize(texts, tokenizer) for texts in captions])}
+
+
+def _captions(scene: Scene, index: int) -> list[str]:
+    return [caption(scene.content, language, random.Random(index)) for language in LANGUAGES]
+
+
+def load_shards(folder: Path) -> dict[str, Tensor]:
+    """All the scenes of a folder of shards, in order."""
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise FileNotFoundError(f"no shards in {folder}: write them with python -m recipes.emoji.encode_scenes")
+    shards = [load_file(path) for path in paths]
+    return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+
+
+def main() -> None:
+    """Write DIR/tokenizer and DIR/latents/*.safetensors from DIR/autoencoder; shards that are there already stay."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.emoji.encode_scenes", description=main.__doc__)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--scenes", type=int, default=40_000)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+
+    sprites = SpriteSheet(FontSprites())
+    tokenizer = train_tokenizer(scene_at(index, sprites).caption for index in range(TOKENIZER_SCENES))
+    tokenizer.save_pretrained(options.out / "tokenizer")
+    autoencoder = DCAE.from_pretrained(options.out / "autoencoder", device=options.device).eval()
+    folder = options.out / "latents"
+    folder.mkdir(parents=True, exist_ok=True)
+    for start in tqdm(range(0, options.scenes, SHARD), unit="shard"):
+        path = folder / f"{start // SHARD:05d}.safetensors"
+        if path.exists():
+            continue
+        shard = encode_shard(autoencoder, tokenizer, sprites, range(start, start + SHARD))
+        scale = {"scaling_factor": str(autoencoder.config.scaling_factor)}
+        save_file(shard, path.with_suffix(".tmp"), metadata=scale)
+        path.with_suffix(".tmp").replace(path)
+
+
+if __name__ == "__main__":
+    main()

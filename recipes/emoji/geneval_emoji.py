@@ -1,0 +1,197 @@
+"""GenEval-emoji: GenEval's six tasks on held-out emoji prompts, seen by the independent detector."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from recipes.emoji.captions import LANGUAGES, caption
+from recipes.emoji.contents import TASKS, Content, evaluation_contents
+from recipes.emoji.detector import THRESHOLD, judge
+from recipes.emoji.detector_network import Detector
+from recipes.emoji.scenes import arrange, contact_sheet, render
+from recipes.emoji.sprites import FontSprites, SpriteSheet
+from sana_judge import Detection, Table, Verdict, geneval
+
+Sampler = Callable[[str, Sequence[int]], Sequence[Image.Image]]
+Detect = Callable[[Sequence[Image.Image]], Sequence[Sequence[Detection]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What an evaluation measures; results of different settings never share a folder.
+
+    model and detector name the weights (see `digest`); steps and guidance_scale are None for the model's own.
+    """
+
+    model: str
+    detector: str
+    language: str = "english"
+    prompts_per_task: int = 24
+    images_per_prompt: int = 4
+    threshold: float = THRESHOLD
+    steps: int | None = None
+    guidance_scale: float | None = None
+
+
+def evaluate(sample: Sampler, detect: Detect, out: Path, settings: Settings, *, progress: bool = True) -> Table:
+    """Judge images of every prompt; stopped at any time, it goes on after the last prompt that it finished.
+
+    `out` holds GenEval's own layout (`images/00000/metadata.jsonl`, `images/00000/samples/00000.png`), a line of
+    `results.jsonl` for every prompt, and at the end `table.json` and `sheet.png`.
+
+    Raises ValueError where `out` holds results of other settings.
+    """
+    _claim(out, settings)
+    contents = evaluation_prompts(settings.prompts_per_task)
+    results = out / "results.jsonl"
+    lines = _finished(results)
+    for number in tqdm(range(len(lines), len(contents)), unit="prompt", disable=not progress):
+        content, prompt = contents[number], caption(contents[number], settings.language)
+        seeds = range(number * settings.images_per_prompt, (number + 1) * settings.images_per_prompt)
+        images = sample(prompt, seeds)
+        metadata = content.metadata(prompt)
+        _save_images(out / "images" / f"{number:05}", images, metadata)
+        found = detect(images)
+        verdicts = [dataclasses.asdict(judge(seen, metadata)) for seen in found]
+        line = {"number": number, "metadata": metadata, "english": caption(content, "english"), "seeds": list(seeds)}
+        lines.append(line | {"verdicts": verdicts, "detections": [_as_json(seen) for seen in found]})
+        _append(results, lines[-1])
+    table = geneval.table(Verdict(**verdict) for line in lines for verdict in line["verdicts"])
+    _replace(out / "table.json", {"settings": dataclasses.asdict(settings), **dataclasses.asdict(table)})
+    _sheet(out, lines).save(out / "sheet.png")
+    return table
+
+
+def evaluation_prompts(limit: int) -> list[Content]:
+    """The prompts of all six tasks, `limit` of each; see `evaluation_contents` for what is held out."""
+    return [content for task in TASKS for content in evaluation_contents(task, limit)]
+
+
+def real_renders(sprites: SpriteSheet, language: str) -> Sampler:
+    """A sampler that draws what the prompt says: what it misses, the detector misses, so it is the ceiling."""
+    contents = {caption(content, language): content for content in evaluation_prompts(limit=10**6)}
+
+    def sample(prompt: str, seeds: Sequence[int]) -> list[Image.Image]:
+        scenes = [arrange(contents[prompt], sprites, random.Random(f"{prompt} {seed}")) for seed in seeds]
+        return [Image.fromarray(render(scene, sprites)) for scene in scenes]
+
+    return sample
+
+
+def digest(folder: Path) -> str:
+    """A folder's name and the first 12 digits of the SHA-256 of the weights in it."""
+    weights = sorted(folder.rglob("*.safetensors"))
+    if not weights:
+        raise FileNotFoundError(f"{folder} holds no .safetensors: train it first (see recipes/emoji/README.md)")
+    sums = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in weights)
+    return f"{folder.name} {hashlib.sha256(sums.encode()).hexdigest()[:12]}"
+
+
+def _claim(out: Path, settings: Settings) -> None:
+    """Make `out` the folder of these settings, or see that it already is."""
+    path, now = out / "settings.json", dataclasses.asdict(settings)
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        _replace(path, now)
+    then = json.loads(path.read_text())
+    if changed := [f"{name} {then.get(name)!r} -> {now[name]!r}" for name in now if then.get(name) != now[name]]:
+        raise ValueError(f"{out} holds an evaluation with other settings ({', '.join(changed)}): use another folder")
+
+
+def _finished(results: Path) -> list[dict[str, Any]]:
+    """The complete lines; one that a kill has cut in half is removed."""
+    if not results.exists():
+        return []
+    text = results.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        results.write_text(whole)
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def _append(results: Path, line: dict[str, Any]) -> None:
+    with results.open("a") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _save_images(folder: Path, images: Sequence[Image.Image], metadata: dict[str, Any]) -> None:
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        image.save(folder / "samples" / f"{number:05}.png")
+    (folder / "metadata.jsonl").write_text(json.dumps(metadata, ensure_ascii=False) + "\n")
+
+
+def _as_json(found: Sequence[Detection]) -> list[dict[str, Any]]:
+    return [
+        {"class": seen.name, "color": seen.color, "score": round(seen.score, 4), "box": [round(x, 1) for x in seen.box]}
+        for seen in found
+    ]
+
+
+def _sheet(out: Path, lines: Sequence[dict[str, Any]], *, prompts_per_task: int = 4) -> Image.Image:
+    """All images of the first prompts of every task, two prompts in a row, each image with its verdict."""
+    pictures, captions = [], []
+    for task in TASKS:
+        of_task = [line for line in lines if line["metadata"]["tag"] == task]
+        for line in of_task[:prompts_per_task]:
+            paths = sorted((out / "images" / f"{line['number']:05}" / "samples").glob("*.png"))
+            pictures += [Image.open(path).convert("RGB") for path in paths]
+            captions += [f"{'right' if v['correct'] else 'WRONG'}: {line['english']}" for v in line["verdicts"]]
+    return contact_sheet(pictures, captions, columns=2 * len(lines[0]["verdicts"]))
+
+
+def main() -> None:
+    """Measure a model on GenEval-emoji, or go on measuring; the table is printed and left in DIR/table.json."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.emoji.geneval_emoji", description=main.__doc__)
+    subject = parser.add_mutually_exclusive_group(required=True)
+    subject.add_argument("--model", type=Path, metavar="DIR", help="a pipeline folder")
+    subject.add_argument("--renders", action="store_true", help="real renders instead: the detector's ceiling")
+    parser.add_argument("--detector", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--language", choices=LANGUAGES, default="english")
+    parser.add_argument("--prompts-per-task", type=int, default=24)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--guidance-scale", type=float)
+    options = parser.parse_args()
+
+    settings = Settings(
+        model="real renders" if options.renders else digest(options.model),
+        detector=digest(options.detector),
+        language=options.language,
+        prompts_per_task=options.prompts_per_task,
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+    )
+    if options.renders:
+        sample = real_renders(SpriteSheet(FontSprites()), options.language)
+    else:
+        from sana import SanaPipeline
+
+        pipe = SanaPipeline.from_pretrained(options.model)
+        sample = partial(pipe, steps=options.steps, guidance_scale=options.guidance_scale, progress=False)
+    print(evaluate(sample, Detector.from_pretrained(options.detector), options.out, settings))
+
+
+if __name__ == "__main__":
+    main()

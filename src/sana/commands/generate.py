@@ -1,0 +1,132 @@
+"""sana generate: pictures from prompts, saved with the settings that made them."""
+
+import json
+import os
+import re
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from sana.commands.messages import messages
+
+METADATA_KEY = "sana"
+
+
+def generate(
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw; several make several.")],
+    model: Annotated[str, typer.Option(help='Pipeline folder, Hub id, or "embedded".')] = "embedded",
+    seed: Annotated[int, typer.Option(help="Seed of the first picture of each prompt.")] = 0,
+    seeds: Annotated[str | None, typer.Option(metavar="S,S...", help="The seeds themselves, instead.")] = None,
+    number: Annotated[int, typer.Option("-n", min=1, help="Pictures per prompt: seeds s .. s+n-1.")] = 1,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, such as 1024x768.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    cfg: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
+    negative: Annotated[str, typer.Option(help="What to lead away from.")] = "",
+    out: Annotated[Path, typer.Option(help="A .png for one picture, else a folder.")] = Path("."),
+    device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1, mps or cpu.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    offload: Annotated[bool, typer.Option(help="Keep the caption encoder in CPU memory while drawing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of what was written.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Draw pictures from prompts."""
+    with messages():
+        jobs = list(product(prompts, _seeds(seed, seeds, number)))
+        paths = _paths(out, jobs)
+        width, height = _size(size)
+        torch_dtype = _dtype(dtype)
+        from sana.pipeline import SanaPipeline
+
+        pipeline = SanaPipeline.from_pretrained(model, device=device, dtype=torch_dtype, offload=offload)
+        settings = {
+            "steps": steps,
+            "guidance_scale": cfg,
+            "negative_prompt": negative,
+            "height": height,
+            "width": width,
+        }
+        pictures = pipeline(
+            [prompt for prompt, _ in jobs], [number for _, number in jobs], progress=progress, **settings
+        )
+        records = []
+        for picture, path, (prompt, number) in zip(pictures, paths, jobs, strict=True):
+            record = {"prompt": prompt, "seed": number, "model": model} | settings
+            record |= {"steps": steps or pipeline.facts.steps_for(pipeline.is_sprint)}
+            record |= {"guidance_scale": pipeline.facts.guidance_scale if cfg is None else cfg}
+            record |= {"height": picture.height, "width": picture.width}
+            save_png(picture, path, record)
+            records.append({"path": str(path)} | record)
+        if as_json:
+            print(json.dumps(records, indent=2, ensure_ascii=False))
+        else:
+            for path in paths:
+                print(path)
+
+
+def save_png(picture: Image.Image, path: Path, record: dict[str, Any]) -> None:
+    """Write a PNG, whole or not at all, that carries `record` as JSON in its text chunk "sana"."""
+    info = PngInfo()
+    info.add_itxt(METADATA_KEY, json.dumps(record, ensure_ascii=False))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            picture.save(file, "PNG", pnginfo=info)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _seeds(first: int, given: str | None, number: int) -> list[int]:
+    if given is None:
+        return list(range(first, first + number))
+    try:
+        return [int(text) for text in given.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds is {given!r}; give whole numbers with commas, such as 0,1,7") from None
+
+
+def _size(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match:
+        raise ValueError(f"--size is {text!r}; give width x height in pixels, such as 1024x768")
+    return int(match[1]), int(match[2])
+
+
+def _dtype(name: str | None) -> Any:
+    if name is None:
+        return None
+    import torch
+
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in dtypes:
+        raise ValueError(f"--dtype is {name!r}; it is one of {', '.join(dtypes)}")
+    return dtypes[name]
+
+
+def _paths(out: Path, jobs: list[tuple[str, int]]) -> list[Path]:
+    """Where each picture goes, checked to be writable before anything is drawn."""
+    single = out.suffix.lower() == ".png"
+    if single and len(jobs) > 1:
+        raise ValueError(f"--out is {out}, one file, for {len(jobs)} pictures: give a folder")
+    folder = out.parent if single else out
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} cannot be written to: give another --out")
+    if single:
+        return [out]
+    paths = [folder / f"{_slug(prompt)}-{seed}.png" for prompt, seed in jobs]
+    if len(set(paths)) < len(paths):
+        paths = [path.with_stem(f"{number:04d}-{path.stem}") for number, path in enumerate(paths)]
+    return paths
+
+
+def _slug(prompt: str) -> str:
+    return re.sub(r"\W+", "-", prompt.lower()).strip("-")[:60].rstrip("-") or "picture"

@@ -1,0 +1,46 @@
+"""sana info: what a model is and what a picture costs, from its configuration alone (no weights are loaded)."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from sana.commands.messages import messages
+
+
+def info(
+    model: Annotated[str, typer.Argument(help='Pipeline folder, Hub id, or "embedded".')] = "embedded",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Parameters, shapes, memory and FLOPs per picture of a model."""
+    with messages():
+        from sana.model_facts import model_facts
+
+        facts = model_facts(model)
+        if as_json:
+            print(json.dumps(facts, indent=2))
+        else:
+            _print_table(model, facts)
+
+
+def _print_table(model: str, facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=model, title_justify="left")
+    for heading in ("component", "parameters", "GB in bf16", "GB in fp32", "GFLOP per picture", "shape"):
+        table.add_column(heading, justify="left" if heading in ("component", "shape") else "right")
+    for name, part in facts["components"].items():
+        count = part["parameters"]
+        flops = f"{part['flops_per_picture'] / 1e9:,.1f}"
+        table.add_row(name, f"{count:,}", f"{count * 2 / 1e9:.3f}", f"{count * 4 / 1e9:.3f}", flops, part["shape"])
+    table.add_section()
+    total = facts["parameters"]
+    flops = f"{facts['flops_per_picture'] / 1e9:,.1f}"
+    table.add_row("all", f"{total:,}", f"{total * 2 / 1e9:.3f}", f"{total * 4 / 1e9:.3f}", flops, "")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{facts['width']}x{facts['height']} pixels, {facts['steps']} steps, guidance {facts['guidance_scale']}, "
+        f"flow shift {facts['flow_shift']}, compat {facts['compat']}"
+    )

@@ -1,0 +1,80 @@
+"""What a pipeline is and costs, counted on the meta device from its configuration files."""
+
+from importlib.resources import files
+from typing import Any
+
+import torch
+from torch import nn
+
+from sana.pipeline import EMBEDDED
+from sana.pipeline_folder import check_components, read_facts
+from sana_ae import DCAE
+from sana_dit import SanaTransformer
+from sana_dit.diffusers_config import from_diffusers_config
+
+CHI_TOKENS = 217  # an estimate of what the instruction adds: no tokenizer is read here
+
+
+def model_facts(repo_or_dir: str) -> dict[str, Any]:
+    """Parameters, FLOPs per picture (2 per multiply-add) and shapes of each component; no weights are read."""
+    folder = str(files("sana") / "embedded") if repo_or_dir == EMBEDDED else repo_or_dir
+    check_components(folder)
+    facts = read_facts(folder)
+    autoencoder, transformer, text_encoder, caption = _on_meta(folder)
+    config, f = transformer.config, autoencoder.config.compression
+    steps, side = facts.steps_for(config.guidance_embeds), config.sample_size
+    branches = 1 if config.guidance_embeds or facts.guidance_scale <= 1 else 2
+    latents = torch.empty(1, config.in_channels, side, side, device="meta")
+    tokens = torch.zeros(1, caption["prompt_tokens"], dtype=torch.long, device="meta")
+    condition = torch.empty(1, caption["max_tokens"], config.caption_channels, device="meta")
+    time = torch.empty(1, device="meta")
+    guidance = (time,) if config.guidance_embeds else ()
+    components = {
+        "text_encoder": _part(
+            text_encoder, lambda: text_encoder(tokens), 1, f"{tokens.shape[1]} tokens x {config.caption_channels}"
+        ),
+        "transformer": _part(
+            transformer,
+            lambda: transformer(latents, time, condition, torch.ones(condition.shape[:2], device="meta"), *guidance),
+            steps * branches,
+            f"{config.num_layers} layers x {config.width}, {side * side} image tokens, {branches * steps} evaluations",
+        ),
+        "autoencoder": _part(
+            autoencoder, lambda: autoencoder.decode(latents), 1, f"f{f}c{config.in_channels}, one decode"
+        ),
+    }
+    return {
+        "components": components,
+        "parameters": sum(part["parameters"] for part in components.values()),
+        "flops_per_picture": sum(part["flops_per_picture"] for part in components.values()),
+        "height": side * f,
+        "width": side * f,
+        "steps": steps,
+        "guidance_scale": facts.guidance_scale,
+        "flow_shift": facts.flow_shift,
+        "compat": config.compat,
+    }
+
+
+def _on_meta(folder: str) -> tuple[DCAE, SanaTransformer, nn.Module, dict[str, int]]:
+    """The three networks without their weights, and how many tokens a caption keeps and a prompt takes."""
+    configs = {name: read_json(folder, f"{name}/config.json") for name in ("vae", "transformer", "text_encoder")}
+    for name, config in configs.items():
+        if config is None:
+            raise FileNotFoundError(f"{folder} has no {name}/config.json")
+    captions = (read_json(folder, "text_encoder/sana.json") or {}).get("captions", {})
+    max_tokens = captions.get("max_tokens", 300)
+    text = configs["text_encoder"] or {}
+    with torch.device("meta"):
+        text_encoder = AutoModel.from_config(AutoConfig.for_model(**text), attn_implementation="eager")
+        transformer = SanaTransformer(from_diffusers_config(configs["transformer"] or {}))
+        autoencoder = DCAE(DCAEConfig.from_dict(configs["vae"] or {}))
+    prompt_tokens = max_tokens + (CHI_TOKENS if captions.get("chi", True) else 0)
+    return autoencoder, transformer, text_encoder, {"max_tokens": max_tokens, "prompt_tokens": prompt_tokens}
+
+
+def _part(module: nn.Module, run: Callable[[], object], evaluations: int, shape: str) -> dict[str, Any]:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    parameters = sum(weight.numel() for weight in module.parameters())
+    return {"parameters": parameters, "flops_per_picture": counter.get_total_flops() * evaluations, "shape": shape}

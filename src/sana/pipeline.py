@@ -1,0 +1,283 @@
+"""Prompt to picture: captions, a denoising loop, a decoder (SANA, figure 5)."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from sana.pipeline_folder import PipelineFacts, check_components, read_facts, write_facts
+from sana.resolution import nearest_bin, resize_and_crop, resolution_bins
+from sana.stages import checked_captions, checked_images, checked_latents
+from sana_ae import DCAE
+from sana_dit import CaptionEncoder, Captions, SanaTransformer, flow_dpm_solver, scm
+from sana_dit.guidance import guided_velocity
+from sana_dit.sampling import draw_noise, seeded_generators, seeded_noise
+
+EMBEDDED = "embedded"
+
+
+class SanaPipeline:
+    """A caption encoder, a transformer and an autoencoder that make pictures together.
+
+    A seed names an image: picture k depends on prompt k and seed k, not on the batch it is made in (bit for bit at the
+    same batch shape). The starting noise is drawn on the CPU in fp32: it is the same on every device, and the same that
+    diffusers draws from a CPU generator with that seed. A pipeline is a sampler as sana_scale wants one.
+    """
+
+    def __init__(
+        self,
+        caption_encoder: CaptionEncoder,
+        transformer: SanaTransformer,
+        autoencoder: DCAE,
+        *,
+        facts: PipelineFacts | None = None,
+        offload: bool = False,
+    ) -> None:
+        self.caption_encoder = caption_encoder
+        self.transformer = transformer.eval()
+        self.autoencoder = autoencoder.eval()
+        self.facts = facts or PipelineFacts()
+        self.offload = offload
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_or_dir: str | Path,
+        *,
+        revision: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        offload: bool = False,
+    ) -> Self:
+        """Load a pipeline folder, as diffusers writes it, or a Hub repository of that layout.
+
+        Args:
+            repo_or_dir: the folder, the Hub id, or "embedded".
+            revision: branch, tag or commit of the Hub repository.
+            device: where to run; None is the first GPU, else the CPU.
+            dtype: of the transformer. None is fp32 on a CPU, and on a GPU the half precision that the checkpoint was
+                published in. In fp16 the caption encoder and the autoencoder run in bf16: both overflow in fp16.
+            offload: whether the caption encoder waits in CPU memory while pictures are drawn.
+
+        Raises:
+            FileNotFoundError: there is no such folder or component.
+            ValueError: a component's weights do not fit its configuration, or are damaged.
+        """
+        if repo_or_dir == EMBEDDED:
+            repo_or_dir = str(files("sana") / "embedded")
+        check_components(repo_or_dir)
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if dtype is None and device.type == "cpu":
+            dtype = torch.float32
+        transformer = SanaTransformer.from_pretrained(
+            repo_or_dir, subfolder="transformer", revision=revision, dtype=dtype, device=device
+        )
+        if dtype is None and next(transformer.parameters()).dtype == torch.float32:
+            transformer = transformer.to(torch.bfloat16)
+        used = next(transformer.parameters()).dtype
+        wide = torch.bfloat16 if used == torch.float16 else used
+        return cls(
+            CaptionEncoder.from_pretrained(
+                repo_or_dir, revision=revision, dtype=wide, device="cpu" if offload else device
+            ),
+            transformer,
+            DCAE.from_pretrained(repo_or_dir, subfolder="vae", revision=revision, dtype=wide, device=device),
+            facts=read_facts(repo_or_dir, revision=revision),
+            offload=offload,
+        )
+
+    @classmethod
+    def embedded(cls, *, device: torch.device | str | None = None) -> Self:
+        """The small model that comes with this package: emoji scenes at 128x128, in fp32."""
+        return cls.from_pretrained(EMBEDDED, device=device, dtype=torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Where pictures are drawn."""
+        return next(self.transformer.parameters()).device
+
+    @property
+    def is_sprint(self) -> bool:
+        """Whether the transformer takes few steps and its guidance scale as an input (SANA-Sprint)."""
+        return self.transformer.config.guidance_embeds
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        seeds: Sequence[int] | None = None,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str = "",
+        binning: bool = True,
+        batch_size: int = 8,
+        progress: bool = True,
+    ) -> list[Image.Image]:
+        """Draw one picture per seed.
+
+        Args:
+            prompts: one prompt for all seeds, or as many prompts as seeds. An empty prompt is a prompt.
+            seeds: names of the pictures; None is seed 0 for every prompt.
+            height: pixels; None is the size the checkpoint was trained at.
+            width: as height.
+            steps: evaluations of the transformer per picture; None is the checkpoint's own (20; Sprint 2).
+            guidance_scale: None is the checkpoint's own (4.5). 1 or less switches guidance off.
+            negative_prompt: what to lead away from; not for Sprint.
+            binning: whether a public checkpoint draws at the nearest size it was trained at and then scales and crops.
+            batch_size: how many pictures at most are drawn at once.
+            progress: whether to show a progress bar.
+
+        Raises:
+            ValueError: an argument is out of range; the message says what is allowed.
+            FloatingPointError: a stage gave NaN or infinite values; the message says which.
+        """
+        prompts, seeds = pair(prompts, seeds)
+        steps = self.facts.steps_for(self.is_sprint) if steps is None else steps
+        scale = self.facts.guidance_scale if guidance_scale is None else guidance_scale
+        drawn, wanted = self.sizes(height, width, binning=binning)
+        captions, negative = self.encode(prompts, negative_prompt=negative_prompt, scale=scale)
+        pictures: list[Image.Image] = []
+        with tqdm(total=steps * -(-len(seeds) // batch_size), unit="step", disable=not progress) as bar:
+            for start in range(0, len(seeds), batch_size):
+                part = slice(start, start + batch_size)
+                chunk = Captions(captions.embeddings[part], captions.mask[part])
+                latents = self.denoise(chunk, negative, seeds[part], size=drawn, steps=steps, scale=scale, bar=bar)
+                pictures += to_pil(resize_and_crop(self.decode(latents), *wanted))
+        return pictures
+
+    def sizes(
+        self, height: int | None, width: int | None, *, binning: bool = True
+    ) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The (height, width) to draw at and the (height, width) to give back."""
+        f, sample_size = self.autoencoder.config.compression, self.transformer.config.sample_size
+        wanted = (height or sample_size * f, width or sample_size * f)
+        bins = resolution_bins(sample_size)
+        if bins is not None and binning:
+            if min(wanted) < 1:
+                raise ValueError(f"size is {wanted[1]}x{wanted[0]}; both sides must be positive")
+            return nearest_bin(*wanted, bins), wanted
+        if min(wanted) < f or wanted[0] % f or wanted[1] % f:
+            fit = [max(f, round(side / f) * f) for side in wanted]
+            raise ValueError(
+                f"size is {wanted[1]}x{wanted[0]}; both sides must be positive multiples of {f}: try {fit[1]}x{fit[0]}"
+            )
+        if bins is not None and wanted not in bins:
+            near = nearest_bin(*wanted, bins)
+            raise ValueError(
+                f"size is {wanted[1]}x{wanted[0]}, which this checkpoint was not trained at: "
+                f"use {near[1]}x{near[0]}, the nearest, or leave binning on"
+            )
+        return wanted, wanted
+
+    @torch.inference_mode()
+    def encode(
+        self, prompts: Sequence[str], *, negative_prompt: str = "", scale: float = 4.5
+    ) -> tuple[Captions, Captions | None]:
+        """Captions of the prompts, each distinct one encoded once, and of the negative prompt where one is used."""
+        if self.is_sprint and negative_prompt:
+            raise ValueError(f"negative_prompt is {negative_prompt!r}; a Sprint model has none: leave it out")
+        encoder = self.caption_encoder
+        if self.offload:
+            encoder.text_encoder.to(self.device)
+        distinct = list(dict.fromkeys(prompts))
+        captions = self._to_transformer(checked_captions(encoder(distinct)))
+        rows = torch.tensor([distinct.index(prompt) for prompt in prompts], device=self.device)
+        captions = Captions(captions.embeddings[rows], captions.mask[rows])
+        negative = None
+        null_caption = self.transformer.null_caption is not None and not negative_prompt
+        if scale > 1 and not self.is_sprint and not null_caption:
+            negative = self._to_transformer(checked_captions(encoder([negative_prompt], chi=False)))
+        if self.offload:
+            encoder.text_encoder.to("cpu")
+        return captions, negative
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        captions: Captions,
+        negative: Captions | None,
+        seeds: Sequence[int],
+        *,
+        size: tuple[int, int],
+        steps: int,
+        scale: float,
+        bar: "tqdm[None] | None" = None,
+    ) -> Tensor:
+        """Latents (B, C, h, w) in fp32, times the scaling factor, for pictures of `size` (height, width)."""
+        f = self.autoencoder.config.compression
+        shape = (self.transformer.config.in_channels, size[0] // f, size[1] // f)
+        velocity = guided_velocity(self.transformer, captions, negative, scale=scale)
+
+        def advance(step: int, x0: Tensor) -> None:
+            if bar is not None:
+                bar.update()
+
+        if self.is_sprint:
+            generators = seeded_generators(seeds)
+            noise = draw_noise(generators, shape).to(self.device)
+            latents = scm(velocity, noise, steps=steps, generators=generators, on_step=advance)
+        else:
+            noise = seeded_noise(seeds, shape).to(self.device)
+            latents = flow_dpm_solver(velocity, noise, steps=steps, shift=self.facts.flow_shift, on_step=advance)
+        return checked_latents(latents, self.transformer)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] of scaled latents."""
+        dtype = next(self.autoencoder.parameters()).dtype
+        images = self.autoencoder.decode((latents / self.autoencoder.config.scaling_factor).to(dtype))
+        return checked_images(images.float(), dtype)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write a folder that this class and diffusers load: the index comes last, so half a folder is no pipeline."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.caption_encoder.save_pretrained(directory)
+        self.transformer.save_pretrained(directory / "transformer")
+        self.autoencoder.save_pretrained(directory / "vae")
+        write_facts(
+            directory,
+            self.facts,
+            sprint=self.is_sprint,
+            text_encoder=type(self.caption_encoder.text_encoder).__name__,
+            tokenizer=type(self.caption_encoder.tokenizer).__name__,
+        )
+
+    def _to_transformer(self, captions: Captions) -> Captions:
+        dtype = next(self.transformer.parameters()).dtype
+        return Captions(captions.embeddings.to(self.device, dtype), captions.mask.to(self.device))
+
+
+def pair(prompts: str | Sequence[str], seeds: Sequence[int] | None) -> tuple[list[str], list[int]]:
+    """One prompt and one seed per picture."""
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not texts:
+        raise ValueError('no prompts were given; give one, or as many as seeds ("" draws without a prompt)')
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"a prompt is {text!r}; prompts are strings")
+    numbers = [0] * len(texts) if seeds is None else list(seeds)
+    for seed in numbers:
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+            raise ValueError(f"a seed is {seed!r}; seeds are whole numbers in [0, 2**63)")
+    if isinstance(prompts, str):
+        texts = texts * len(numbers)
+    if not numbers or len(texts) != len(numbers):
+        raise ValueError(
+            f"{len(texts)} prompts and {len(numbers)} seeds were given; "
+            "give one prompt as a string with any seeds, or as many prompts as seeds"
+        )
+    return texts, numbers
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """Images (B, 3, H, W) in [-1, 1], clipped -> 8-bit RGB pictures."""
+    pixels = ((images / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(picture) for picture in pixels]

@@ -1,0 +1,129 @@
+"""The folder of a pipeline, as diffusers lays it out, and the facts its files hold beside the weights."""
+
+import json
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+
+INDEX, FACTS, SCHEDULER = "model_index.json", "sana.json", "scheduler/scheduler_config.json"
+COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
+DIFFUSERS_VERSION = "0.32.0"  # the first release that reads every key written here
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PipelineFacts:
+    """How a checkpoint wants to be sampled.
+
+    Attributes:
+        flow_shift: shift of the noise levels; read from the scheduler's file.
+        steps: evaluations per picture, None for the usual (20; Sprint 2).
+        guidance_scale: of classifier-free guidance, or Sprint's input.
+    """
+
+    flow_shift: float = 3.0
+    steps: int | None = None
+    guidance_scale: float = 4.5
+
+    def steps_for(self, sprint: bool) -> int:
+        """The default number of steps."""
+        return self.steps or (2 if sprint else 20)
+
+
+def check_components(repo_or_dir: str | Path) -> None:
+    """Raise FileNotFoundError where a local folder is no pipeline or lacks a component; a Hub id passes."""
+    folder = Path(repo_or_dir)
+    if not folder.is_dir():
+        text = str(repo_or_dir)
+        if isinstance(repo_or_dir, Path) or text.count("/") != 1 or text.startswith(("/", ".", "~")):
+            raise FileNotFoundError(
+                f"no model {text!r}: give a pipeline folder, a Hub id such as "
+                'Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers, or "embedded"'
+            )
+        return
+    missing = [name for name in (INDEX, *COMPONENTS) if not (folder / name).exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} is not a whole pipeline: it lacks {', '.join(missing)}; "
+            f"a pipeline has {INDEX} and the folders {', '.join(COMPONENTS)}"
+        )
+
+
+def read_facts(repo_or_dir: str | Path, *, revision: str | None = None) -> PipelineFacts:
+    """The facts of a folder or Hub repository.
+
+    Raises:
+        ValueError: the scheduler is not one that Sana is sampled with.
+    """
+    scheduler = read_json(repo_or_dir, SCHEDULER, revision)
+    if scheduler is None:
+        raise FileNotFoundError(f"{repo_or_dir} has no {SCHEDULER}")
+    own = (read_json(repo_or_dir, FACTS, revision) or {}).get("pipeline", {})
+    known = {field.name for field in fields(PipelineFacts)} - {"flow_shift"}
+    if unknown := sorted(own.keys() - known):
+        raise ValueError(f"{FACTS} of {repo_or_dir} has unknown pipeline facts {unknown}; known are {sorted(known)}")
+    return PipelineFacts(flow_shift=_flow_shift(scheduler), **own)
+
+
+def _flow_shift(scheduler: dict[str, Any]) -> float:
+    kind = scheduler.get("_class_name")
+    if kind == "SCMScheduler":
+        return 1.0
+    if kind == "DPMSolverMultistepScheduler" and scheduler.get("use_flow_sigmas"):
+        return float(scheduler["flow_shift"])
+    raise ValueError(
+        f"the scheduler is {kind}; Sana is sampled with a DPMSolverMultistepScheduler that has use_flow_sigmas, "
+        "Sprint with an SCMScheduler"
+    )
+
+
+def read_json(repo_or_dir: str | Path, name: str, revision: str | None = None) -> dict[str, Any] | None:
+    """One JSON file of a folder or Hub repository, None where it is not there."""
+    path = Path(repo_or_dir) / name
+    if not Path(repo_or_dir).is_dir():
+        try:
+            path = Path(hf_hub_download(str(repo_or_dir), name, revision=revision))
+        except EntryNotFoundError:
+            return None
+    if not path.exists():
+        return None
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): get the file again") from error
+    return values
+
+
+def write_facts(directory: Path, facts: PipelineFacts, *, sprint: bool, text_encoder: str, tokenizer: str) -> None:
+    """Write scheduler/, sana.json and, last, model_index.json."""
+    kind = "SCMScheduler" if sprint else "DPMSolverMultistepScheduler"
+    version = {"_diffusers_version": DIFFUSERS_VERSION}
+    settings: dict[str, Any] = {"prediction_type": "trigflow", "sigma_data": 0.5}
+    if not sprint:
+        settings = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": facts.flow_shift}
+    _write_json(directory / SCHEDULER, {"_class_name": kind, **version, "num_train_timesteps": 1000, **settings})
+    _write_json(directory / FACTS, {"pipeline": {"steps": facts.steps, "guidance_scale": facts.guidance_scale}})
+    index = {
+        "_class_name": "SanaSprintPipeline" if sprint else "SanaPipeline",
+        **version,
+        "scheduler": ["diffusers", kind],
+        "text_encoder": ["transformers", text_encoder],
+        "tokenizer": ["transformers", tokenizer],
+        "transformer": ["diffusers", "SanaTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderDC"],
+    }
+    _write_json(directory / INDEX, index)
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(values, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,39 @@
+"""What each stage of a pipeline must give: finite numbers, and a picture that is not black."""
+
+import torch
+from torch import Tensor, nn
+
+from sana_dit import Captions
+
+
+def checked_captions(captions: Captions) -> Captions:
+    """The captions, if their embeddings are finite."""
+    _check_finite(captions.embeddings, "caption encoder", "run it in bf16 or fp32 (Gemma-2 overflows in fp16)")
+    return captions
+
+
+def checked_latents(latents: Tensor, transformer: nn.Module) -> Tensor:
+    """The latents, if they are finite; otherwise says whether weights are to blame."""
+    if not latents.isfinite().all():
+        broken = [name for name, weight in transformer.named_parameters() if not weight.isfinite().all()]
+        if broken:
+            raise FloatingPointError(
+                f"the transformer has NaN or infinite weights ({len(broken)} tensors, first {broken[0]}): "
+                "download it again"
+            )
+    _check_finite(latents, "transformer", "use the dtype it was published in, or fp32")
+    return latents
+
+
+def checked_images(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """The images, if they are finite and not all black, as an overflowing decoder makes them."""
+    _check_finite(images, "autoencoder", "decode in fp32 or bf16")
+    if (images <= -1).flatten(1).all(1).any():
+        raise FloatingPointError(f"the autoencoder gave a black picture in {dtype}: decode in fp32 or bf16")
+    return images
+
+
+def _check_finite(values: Tensor, stage: str, remedy: str) -> None:
+    if not values.isfinite().all():
+        share = 1 - values.isfinite().float().mean().item()
+        raise FloatingPointError(f"the {stage} gave NaN or infinite values ({share:.1%} of them): {remedy}")

@@ -1,0 +1,99 @@
+"""What the tests of the whole share: the recipes, which are run from the repository's root and never installed."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderDC,
+    DPMSolverMultistepScheduler,
+    SanaPipeline,
+    SanaSprintPipeline,
+    SanaTransformer2DModel,
+    SCMScheduler,
+)
+from transformers import Gemma2Config, Gemma2Model
+
+from recipes.emoji.tokenizer import train_tokenizer
+
+CAPTION_CHANNELS = 16
+
+
+def tiny_components(sample_size: int, *, sprint: bool = False) -> dict[str, torch.nn.Module]:
+    """The parts of a random diffusers pipeline, f32 like the real ones."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(["two red apples left of a cat", "a dog", "一只猫"])
+    text_encoder = Gemma2Model(
+        Gemma2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=CAPTION_CHANNELS,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            query_pre_attn_scalar=8,
+        )
+    )
+    transformer = SanaTransformer2DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=16,
+        cross_attention_dim=32,
+        caption_channels=CAPTION_CHANNELS,
+        sample_size=sample_size,
+        qk_norm="rms_norm_across_heads",
+        guidance_embeds=sprint,
+    )
+    vae = AutoencoderDC(
+        in_channels=3,
+        latent_channels=8,
+        attention_head_dim=8,
+        encoder_block_types=("ResBlock",) * 4 + ("EfficientViTBlock",) * 2,
+        decoder_block_types=("ResBlock",) * 4 + ("EfficientViTBlock",) * 2,
+        encoder_block_out_channels=(8, 8, 8, 16, 16, 16),
+        decoder_block_out_channels=(8, 8, 8, 16, 16, 16),
+        encoder_layers_per_block=(1, 1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1, 1, 1),
+        encoder_qkv_multiscales=((), (), (), (), (5,), (5,)),
+        decoder_qkv_multiscales=((), (), (), (), (5,), (5,)),
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.41407,
+    )
+    scheduler = DPMSolverMultistepScheduler(flow_shift=3.0, use_flow_sigmas=True, prediction_type="flow_prediction")
+    if sprint:
+        scheduler = SCMScheduler(prediction_type="trigflow", sigma_data=0.5)
+    parts = {"tokenizer": tokenizer, "text_encoder": text_encoder, "vae": vae}
+    return parts | {"transformer": transformer, "scheduler": scheduler}
+
+
+@pytest.fixture(scope="session")
+def diffusers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Sana pipeline of 512 px (the smallest public size) that diffusers made and saved."""
+    folder = tmp_path_factory.mktemp("diffusers-512")
+    SanaPipeline(**tiny_components(16)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same at 64 px, a size that has no bins."""
+    folder = tmp_path_factory.mktemp("diffusers-64")
+    SanaPipeline(**tiny_components(2)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sprint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Sprint pipeline of 1024 px, the only size that diffusers lets it have."""
+    folder = tmp_path_factory.mktemp("diffusers-sprint")
+    SanaSprintPipeline(**tiny_components(32, sprint=True)).save_pretrained(folder)
+    return folder

@@ -1,0 +1,186 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import SanaPipeline as DiffusersPipeline
+from diffusers import SanaSprintPipeline
+from safetensors.torch import load_file, save_file
+
+from sana import SanaPipeline
+from sana.pipeline import pair
+
+
+@pytest.fixture(scope="module")
+def pipeline(small_folder):
+    return SanaPipeline.from_pretrained(small_folder, device="cpu")
+
+
+def draw_with_diffusers(folder, prompt, seed, cls=DiffusersPipeline, **settings):
+    pipeline = cls.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    latents = pipeline(prompt, generator=generator, output_type="latent", **settings).images
+    generator = torch.Generator("cpu").manual_seed(seed)
+    (image,) = pipeline(prompt, generator=generator, **settings).images
+    return latents, np.asarray(image).astype(int)
+
+
+def draw_latents(pipeline, prompt, seed, *, steps, scale, negative=""):
+    drawn, _ = pipeline.sizes(None, None)
+    captions, negatives = pipeline.encode([prompt], negative_prompt=negative, scale=scale)
+    return pipeline.denoise(captions, negatives, [seed], size=drawn, steps=steps, scale=scale)
+
+
+@pytest.mark.parametrize("negative", ["", "a dog"])
+def test_latents_and_pixels_are_those_of_diffusers(diffusers_folder, negative):
+    ours = SanaPipeline.from_pretrained(diffusers_folder, device="cpu")
+    latents, pixels = draw_with_diffusers(
+        diffusers_folder, "A red apple", 7, num_inference_steps=6, negative_prompt=negative, height=512, width=512
+    )
+    mine = draw_latents(ours, "A red apple", 7, steps=6, scale=4.5, negative=negative)
+    assert (mine - latents).abs().max() <= 1e-4 * latents.abs().max()
+    (image,) = ours("A red apple", [7], steps=6, negative_prompt=negative, progress=False)
+    assert np.abs(np.asarray(image).astype(int) - pixels).max() <= 1
+
+
+def test_a_size_between_bins_is_drawn_as_diffusers_draws_it(diffusers_folder):
+    ours = SanaPipeline.from_pretrained(diffusers_folder, device="cpu")
+    _, pixels = draw_with_diffusers(diffusers_folder, "a cat", 3, num_inference_steps=2, height=300, width=420)
+    (image,) = ours("a cat", [3], steps=2, height=300, width=420, progress=False)
+    assert image.size == (420, 300)
+    assert np.abs(np.asarray(image).astype(int) - pixels).max() <= 1
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_sprint_latents_are_those_of_diffusers(sprint_folder, steps):
+    ours = SanaPipeline.from_pretrained(sprint_folder, device="cpu")
+    generator = torch.Generator("cpu").manual_seed(5)
+    theirs = SanaSprintPipeline.from_pretrained(sprint_folder)
+    theirs.set_progress_bar_config(disable=True)
+    extra = {} if steps == 2 else {"intermediate_timesteps": None}
+    latents = theirs("a cat", generator=generator, output_type="latent", num_inference_steps=steps, **extra).images
+    # diffusers leaves Sprint latents times sigma_data.
+    mine = draw_latents(ours, "a cat", 5, steps=steps, scale=4.5)
+    assert (mine - latents / 0.5 * 0.5).abs().max() <= 1e-4 * latents.abs().max()
+
+
+def test_a_saved_pipeline_gives_the_same_picture_here_and_in_diffusers(pipeline, small_folder, tmp_path):
+    pipeline.save_pretrained(tmp_path / "saved")
+    (before,) = pipeline("a dog", [1], steps=3, progress=False)
+    (after,) = SanaPipeline.from_pretrained(tmp_path / "saved", device="cpu")("a dog", [1], steps=3, progress=False)
+    assert np.array_equal(before, after)
+    settings = {"num_inference_steps": 3, "height": 64, "width": 64, "use_resolution_binning": False}
+    _, pixels = draw_with_diffusers(tmp_path / "saved", "a dog", 1, **settings)
+    assert np.abs(np.asarray(before).astype(int) - pixels).max() <= 1
+
+
+def test_a_seed_names_its_picture_whatever_else_is_drawn(pipeline):
+    alone = pipeline("a cat", [3], steps=2, progress=False)[0]
+    among = pipeline(["a dog", "a cat", ""], [0, 3, 3], steps=2, progress=False)[1]
+    chunked = pipeline("a cat", [1, 2, 3], steps=2, batch_size=2, progress=False)[2]
+    assert np.array_equal(alone, chunked)
+    # Another batch shape may round differently: at most one level of 255.
+    assert np.abs(np.asarray(alone).astype(int) - np.asarray(among)).max() <= 1
+
+
+def test_prompts_and_seeds_pair_as_promised():
+    assert pair("a", [1, 2]) == (["a", "a"], [1, 2])
+    assert pair(["a", "b"], [1, 2]) == (["a", "b"], [1, 2])
+    assert pair(["a", "b"], None) == (["a", "b"], [0, 0])
+    assert pair("", None) == ([""], [0])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "seeds", "message"),
+    [
+        ([], None, "no prompts were given"),
+        (["a", "b"], [1], "2 prompts and 1 seeds"),
+        (["a"], [1, 2], "1 prompts and 2 seeds"),
+        ("a", [], "0 seeds"),
+        ("a", [1.5], "a seed is 1.5"),
+        ("a", [-1], "a seed is -1"),
+        ([None], None, "a prompt is None"),
+    ],
+)
+def test_wrong_pairs_are_refused(prompts, seeds, message):
+    with pytest.raises(ValueError, match=message):
+        pair(prompts, seeds)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"height": 65}, "positive multiples of 32: try 64x64"),
+        ({"width": 0, "height": -32}, "positive multiples of 32"),
+        ({"steps": 0}, "steps=0"),
+        ({"steps": 2.5}, "steps=2.5"),
+        ({"steps": -3}, "steps=-3"),
+    ],
+)
+def test_bad_settings_are_refused(pipeline, settings, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline("a cat", progress=False, **settings)
+
+
+def test_a_size_outside_the_bins_is_refused_when_binning_is_off(diffusers_folder):
+    pipeline = SanaPipeline.from_pretrained(diffusers_folder, device="cpu")
+    with pytest.raises(ValueError, match="use 512x512, the nearest"):
+        pipeline.sizes(480, 480, binning=False)
+    assert pipeline.sizes(480, 512, binning=False) == ((480, 512), (480, 512))
+
+
+def test_sprint_refuses_a_negative_prompt(sprint_folder):
+    with pytest.raises(ValueError, match="Sprint"):
+        SanaPipeline.from_pretrained(sprint_folder, device="cpu")("a cat", negative_prompt="a dog", progress=False)
+
+
+def test_unknown_models_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no model 'nowhere'"):
+        SanaPipeline.from_pretrained("nowhere")
+    with pytest.raises(FileNotFoundError, match="lacks model_index"):
+        SanaPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("component", ["vae", "transformer", "text_encoder", "tokenizer", "scheduler"])
+def test_a_missing_component_is_named(small_folder, tmp_path, component):
+    folder = shutil.copytree(small_folder, tmp_path / "broken")
+    shutil.rmtree(folder / component)
+    with pytest.raises(FileNotFoundError, match=f"lacks {component}"):
+        SanaPipeline.from_pretrained(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("component", "stage"),
+    [("transformer", "transformer has NaN"), ("vae", "autoencoder"), ("text_encoder", "caption")],
+)
+def test_nan_weights_are_reported_with_their_stage(small_folder, tmp_path, component, stage):
+    folder = shutil.copytree(small_folder, tmp_path / "broken")
+    (path,) = (folder / component).glob("*.safetensors")
+    weights = load_file(path)
+    name = sorted(weights)[-1]
+    weights[name] = torch.full_like(weights[name], float("nan"))
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(FloatingPointError, match=stage):
+        SanaPipeline.from_pretrained(folder, device="cpu")("a cat", steps=2, progress=False)
+
+
+def test_a_foreign_scheduler_is_refused(small_folder, tmp_path):
+    folder = shutil.copytree(small_folder, tmp_path / "broken")
+    (folder / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "PNDMScheduler"}')
+    with pytest.raises(ValueError, match="the scheduler is PNDMScheduler"):
+        SanaPipeline.from_pretrained(folder, device="cpu")
+
+
+def test_half_precision_draws_nearly_the_same(small_folder, pipeline):
+    (full,) = pipeline("a cat", [2], steps=2, progress=False)
+    (half,) = SanaPipeline.from_pretrained(small_folder, device="cpu", dtype=torch.bfloat16)(
+        "a cat", [2], steps=2, progress=False
+    )
+    # bf16 keeps 8 bits: a few levels of 255 on average, as the two references differ from each other.
+    assert np.abs(np.asarray(full).astype(int) - np.asarray(half)).mean() < 8
+
+
+def test_offloading_changes_no_pixel(small_folder, pipeline):
+    offloaded = SanaPipeline.from_pretrained(small_folder, device="cpu", offload=True)
+    assert np.array_equal(offloaded("a cat", steps=2, progress=False)[0], pipeline("a cat", steps=2, progress=False)[0])
