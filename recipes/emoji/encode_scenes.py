@@ -37,7 +37,8 @@ def encode_shard(
     images = to_tensor(np.stack([render(scene, sprites) for scene in scenes]))
     device = next(autoencoder.parameters()).device
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
-        latents = torch.cat([autoencoder.encode(chunk.to(device)).half().cpu() for chunk in images.split(50)])
+        chunks = [autoencoder.encode(chunk.to(device)).cpu() for chunk in images.split(50)]
+    latents = torch.cat(chunks).half().contiguous()
     captions = [_captions(scene, index) for scene, index in zip(scenes, indices, strict=True)]
     return {"latents": latents, "tokens": torch.stack([tokenize(texts, tokenizer) for texts in captions])}
 

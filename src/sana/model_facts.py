@@ -1,14 +1,17 @@
 """What a pipeline is and costs, counted on the meta device from its configuration files."""
 
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModel
 
 from sana.pipeline import EMBEDDED
-from sana.pipeline_folder import check_components, read_facts
-from sana_ae import DCAE
+from sana.pipeline_folder import check_components, read_facts, read_json
+from sana_ae import DCAE, DCAEConfig
 from sana_dit import SanaTransformer
 from sana_dit.diffusers_config import from_diffusers_config
 

@@ -14,9 +14,17 @@ from sana.pipeline_folder import PipelineFacts, check_components, read_facts, wr
 from sana.resolution import nearest_bin, resize_and_crop, resolution_bins
 from sana.stages import checked_captions, checked_images, checked_latents
 from sana_ae import DCAE
-from sana_dit import CaptionEncoder, Captions, SanaTransformer, flow_dpm_solver, scm
-from sana_dit.guidance import guided_velocity
-from sana_dit.sampling import draw_noise, seeded_generators, seeded_noise
+from sana_dit import (
+    CaptionEncoder,
+    Captions,
+    SanaTransformer,
+    draw_noise,
+    flow_dpm_solver,
+    guided_velocity,
+    scm,
+    seeded_generators,
+    seeded_noise,
+)
 
 EMBEDDED = "embedded"
 

@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
+
 from sana_dit import SanaConfig, SanaTransformer
 from sana_dit.captions import Captions
 from sana_dit.guidance import guided_velocity
-from torch import Tensor
 
 TINY = SanaConfig(
     in_channels=4,

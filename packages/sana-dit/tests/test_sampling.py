@@ -3,6 +3,8 @@ import math
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, SCMScheduler
+from torch import Tensor
+
 from sana_dit.sampling import (
     draw_noise,
     euler,
@@ -12,7 +14,6 @@ from sana_dit.sampling import (
     seeded_generators,
     seeded_noise,
 )
-from torch import Tensor
 
 # diffusers' DPM scheduler hands a tensor to np.array, which NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -1,5 +1,8 @@
 """Multi-scale ReLU linear attention over feature maps (EfficientViT, section 3.2)."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -9,7 +12,7 @@ from sana_ae.norm import build_norm
 
 
 class MultiscaleAttention(nn.Module):
-    """x + norm(project(attention(x))), where every scale adds heads whose q, k and v are locally aggregated.
+    """x + norm(project(attention(x))), where every scale adds heads whose q, k and v are aggregated locally.
 
     Rows of `to_qkv` are interleaved by head: [q0 k0 v0 q1 k1 v1 ...], `head_dim` each.
     """
@@ -17,6 +20,7 @@ class MultiscaleAttention(nn.Module):
     def __init__(self, channels: int, *, head_dim: int, kernel_sizes: tuple[int, ...], norm: NormType) -> None:
         super().__init__()
         self.head_dim = head_dim
+        self.margin = max(kernel_sizes, default=1) // 2  # pixels around one that its q, k and v depend on
         self.to_qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.to_qkv_multiscale = nn.ModuleList(
             Aggregation(3 * channels, head_dim=head_dim, kernel_size=size) for size in kernel_sizes
@@ -26,13 +30,24 @@ class MultiscaleAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Attend over all pixels of x (B, C, H, W)."""
+        scales = [self.split_heads(qkv) for qkv in self.scales(x)]  # S of (B, heads, N, 3D)
+        return self.project(x, [read(qkv, context(qkv)) for qkv in scales])
+
+    def scales(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The q, k and v of every scale, each (B, 3C, H, W)."""
         qkv = self.to_qkv(x.movedim(1, -1)).movedim(-1, 1)  # (B, 3C, H, W)
-        scales = [qkv, *(aggregate(qkv) for aggregate in self.to_qkv_multiscale)]
-        qkv = torch.cat(scales, dim=1).movedim(1, -1)  # (B, H, W, 3C S)
-        heads = qkv.unflatten(-1, (-1, 3 * self.head_dim)).flatten(1, 2)  # (B, N, heads, 3D)
-        out = linear_attention(heads.transpose(1, 2)).transpose(1, 2)  # (B, N, heads, D)
-        out = out.flatten(2).unflatten(1, x.shape[2:])  # (B, H, W, C S)
-        return self.norm_out(self.to_out(out).movedim(-1, 1), x)
+        return [qkv, *(aggregate(qkv) for aggregate in self.to_qkv_multiscale)]
+
+    def split_heads(self, qkv: torch.Tensor) -> torch.Tensor:
+        """Rearrange (B, 3C, H, W) into (B, heads, H W, 3D)."""
+        return qkv.movedim(1, -1).flatten(1, 2).unflatten(-1, (-1, 3 * self.head_dim)).transpose(1, 2)
+
+    def project(self, x: torch.Tensor, heads: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Join the attended values, one (B, heads, H W, D) per scale, and add them to x (B, C, H, W)."""
+        joined = torch.cat([head.transpose(1, 2).flatten(2) for head in heads], dim=-1)  # (B, N, C S)
+        out = self.to_out(joined).unflatten(1, x.shape[2:])  # (B, H, W, C)
+        y: torch.Tensor = self.norm_out(out.movedim(-1, 1), x)
+        return y
 
 
 class Aggregation(nn.Module):
@@ -51,15 +66,27 @@ class Aggregation(nn.Module):
         return out
 
 
-def linear_attention(qkv: torch.Tensor, *, eps: float = 1e-15) -> torch.Tensor:
-    """ReLU attention at linear cost: out_n = sum_m (q_n . k_m) v_m / (sum_m q_n . k_m + eps), q and k through ReLU.
+def context(qkv: torch.Tensor) -> torch.Tensor:
+    """All that attention has to know of the keys and values: sum_n relu(k_n) (v_n, 1) in fp32, (B, heads, D, D + 1).
 
-    qkv is (B, heads, N, 3D); the result (B, heads, N, D) has its dtype. Sums run in fp32 also under autocast: over N
-    pixels bf16 would lose all but the first few hundred.
+    qkv is (B, heads, N, 3D). Contexts of parts of an image add up to that of the whole. In bf16 the sum over N would
+    stop growing after a few hundred pixels.
     """
-    with torch.autocast(qkv.device.type, enabled=False):
-        q, k, v = qkv.float().chunk(3, dim=-1)  # (B, heads, N, D)
-        q, k = F.relu(q), F.relu(k)
-        numerator = q @ (k.transpose(-1, -2) @ v)  # (B, heads, N, D)
-        denominator = q @ k.sum(dim=-2).unsqueeze(-1)  # (B, heads, N, 1)
-        return (numerator / (denominator + eps)).to(qkv.dtype)
+    with _full_precision(qkv.device):
+        _, k, v = qkv.float().chunk(3, dim=-1)  # (B, heads, N, D)
+        k = F.relu(k).transpose(-1, -2)  # (B, heads, D, N)
+        return torch.cat((k @ v, k.sum(dim=-1, keepdim=True)), dim=-1)
+
+
+def read(qkv: torch.Tensor, context: torch.Tensor, *, eps: float = 1e-15) -> torch.Tensor:
+    """Attended values sum_m (q_n . k_m) v_m / (sum_m q_n . k_m + eps), q through ReLU: (B, heads, N, D) as qkv's dtype."""
+    with _full_precision(qkv.device):
+        q = F.relu(qkv[..., : qkv.shape[-1] // 3].float())  # (B, heads, N, D)
+        values, weight = (q @ context).split([q.shape[-1], 1], dim=-1)  # (B, heads, N, D), (B, heads, N, 1)
+        return (values / (weight + eps)).to(qkv.dtype)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()

@@ -9,9 +9,10 @@ from sana_ae.config import Activation, NormType
 from sana_ae.norm import RMSNorm2d, build_norm
 
 
-def activation(kind: Activation) -> nn.Module:
-    """The activation `kind` names."""
-    return nn.SiLU() if kind == "silu" else nn.ReLU()
+def activate(x: torch.Tensor, kind: Activation) -> torch.Tensor:
+    """ReLU or SiLU of a fresh x, in its memory when no gradient needs it any more."""
+    function = F.silu if kind == "silu" else F.relu
+    return function(x, inplace=not torch.is_grad_enabled())
 
 
 class ResBlock(nn.Module):
@@ -20,14 +21,15 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int, *, norm: NormType, act: Activation) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.act = activation(act)
+        self.act: Activation = act
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.norm = build_norm(norm, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Refine x (B, C, H, W)."""
-        h = self.act(self.conv1(x))  # (B, C, H, W)
-        return self.norm(self.conv2(h), x)
+        h = activate(self.conv1(x), self.act)  # (B, C, H, W)
+        y: torch.Tensor = self.norm(self.conv2(h), x)
+        return y
 
 
 class GLUMBConv(nn.Module):
@@ -43,9 +45,10 @@ class GLUMBConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Mix channels and neighbours of x (B, C, H, W)."""
-        h = F.silu(self.conv_inverted(x))  # (B, 8C, H, W)
+        h = activate(self.conv_inverted(x), "silu")  # (B, 8C, H, W)
         value, gate = self.conv_depth(h).chunk(2, dim=1)  # (B, 4C, H, W)
-        return self.norm(self.conv_point(value * F.silu(gate)), x)
+        y: torch.Tensor = self.norm(self.conv_point(value * F.silu(gate)), x)
+        return y
 
 
 class EfficientViTBlock(nn.Module):

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sana_ae.blocks import EfficientViTBlock, ResBlock, activation
+from sana_ae.blocks import EfficientViTBlock, ResBlock, activate
 from sana_ae.config import DCAEConfig
 from sana_ae.norm import RMSNorm2d
 from sana_ae.resample import Upsample, duplicate_channels
@@ -20,7 +20,7 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.up_blocks = nn.ModuleList(_stage(config, index) for index in range(config.num_stages))
         self.norm_out = RMSNorm2d(widths[0] if config.decoder_layers_per_block[0] else widths[1])
-        self.conv_act = activation(config.decoder_conv_act_fn)
+        self.act = config.decoder_conv_act_fn
         self.conv_out = _last_convolution(config)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
@@ -38,7 +38,7 @@ class Decoder(nn.Module):
 
     def to_image(self, x: torch.Tensor) -> torch.Tensor:
         """Turn the features of the largest stage into an image (B, 3, H, W)."""
-        x = self.conv_act(self.norm_out(x))
+        x = activate(self.norm_out(x), self.act)
         image: torch.Tensor = self.conv_out(x)
         return image
 

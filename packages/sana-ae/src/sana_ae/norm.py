@@ -1,5 +1,6 @@
 """Norms that add their residual: RMS over channels, and batch norm where a published decoder has it."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,14 +22,14 @@ class RMSNorm2d(nn.Module):
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Normalise x in its dtype; free of copies when channels-last."""
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
         x = x.movedim(1, -1)  # (B, H, W, C)
-        residual = None if residual is None else residual.movedim(1, -1).to(x.dtype)
+        residual = None if residual is None else residual.movedim(1, -1)
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            y: torch.Tensor = _RMSNorm.apply(x, residual, weight, bias, self.eps)
+            y: torch.Tensor = _RMSNorm.apply(x, residual, self.weight, self.bias, self.eps)
         else:
-            y = F.rms_norm(x, weight.shape, weight, self.eps).to(x.dtype) + bias
-            y = y if residual is None else y + residual
+            y = F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps).to(x.dtype)
+            y = y + self.bias.to(x.dtype)
+            y = y if residual is None else y + residual.to(x.dtype)
         return y.movedim(-1, 1)
 
 
@@ -47,10 +48,10 @@ def build_norm(kind: NormType, channels: int) -> nn.Module:
 
 
 class _RMSNorm(torch.autograd.Function):
-    """RMS norm for the CPU, where PyTorch has no fused kernel: in place on one buffer each way.
+    """y = residual + bias + weight x r, r = rsqrt(mean(x^2) + eps), for the CPU, where PyTorch has no fused kernel.
 
-    A fresh large tensor costs more than the arithmetic there (page faults); three to five times faster than the
-    composite form, forward and backward, at 64 channels.
+    Works in fp32 on slices that stay in the cache, so every large tensor is read or written once and rounded once:
+    three to six times faster than the composite form at 64 to 128 channels, forward and backward.
     """
 
     @staticmethod
@@ -62,25 +63,52 @@ class _RMSNorm(torch.autograd.Function):
         bias: torch.Tensor,
         eps: float,
     ) -> torch.Tensor:
-        with torch.autocast("cpu", enabled=False):  # it would first copy x to fp32, half of the whole cost
-            norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        rstd = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)  # (..., 1)
-        ctx.save_for_backward(x, weight, rstd)
-        y = x * rstd
-        if residual is None:
-            return torch.addcmul(bias, y, weight, out=y)
-        return torch.addcmul(residual, y, weight, out=y).add_(bias)
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        y = x.new_empty(x.shape)
+        weight, bias = _wide(weight), _wide(bias)
+        with torch.autocast("cpu", enabled=False):
+            for source, target, added in zip(_slices(x), _slices(y), _slices(residual, like=x), strict=True):
+                rows = _wide(source)
+                out = target if target.dtype == rows.dtype else torch.empty_like(rows)
+                torch.mul(rows, _inverse_rms(rows, eps), out=out)
+                torch.addcmul(bias, out, weight, out=out)
+                if added is not None:
+                    out.add_(_wide(added))
+                target.copy_(out)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """With y = w x r and r = rsqrt(mean(x^2) + eps): dx = r (w g) - x r^3 mean(w g x)."""
-        x, weight, rstd = ctx.saved_tensors
-        channels = x.shape[-1]
-        g, rows, r = grad.reshape(-1, channels), x.reshape(-1, channels), rstd.flatten()
-        buffer = g * rows  # (N, C)
-        grad_weight = r @ buffer  # (C,)
-        along = (buffer @ weight) * r**3 / channels  # (N,)
-        torch.mul(g, weight, out=buffer).mul_(r.unsqueeze(-1)).addcmul_(rows, along.unsqueeze(-1), value=-1)
-        residual_grad = grad if ctx.needs_input_grad[1] else None
-        return buffer.view_as(x), residual_grad, grad_weight, g.sum(0), None
+        """With n = x r: dx = r (w g - n mean(w g n)), dw = sum(g n), db = sum(g)."""
+        x, weight = ctx.saved_tensors
+        grad_x, weight = x.new_empty(x.shape), _wide(weight)
+        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(weight)
+        for source, grads, target in zip(_slices(x), _slices(grad), _slices(grad_x), strict=True):
+            rows, g = _wide(source), _wide(grads)
+            inverse = _inverse_rms(rows, ctx.eps)
+            normal = rows * inverse  # (N, C)
+            product = g * normal  # (N, C)
+            grad_weight += product.sum(0)
+            grad_bias += g.sum(0)
+            along = (product @ weight).div_(-weight.shape[0]).unsqueeze(-1)  # (N, 1)
+            target.copy_(torch.mul(g, weight, out=product).addcmul_(normal, along).mul_(inverse))
+        return grad_x, grad if ctx.needs_input_grad[1] else None, grad_weight, grad_bias, None
+
+
+def _slices(x: torch.Tensor | None, *, like: torch.Tensor | None = None) -> Iterator[Any]:
+    """Rows of (..., C) in slices of 2^18 numbers, 1 MB in fp32; as many Nones as `like` has slices when there is no x."""
+    shape = x if x is not None else like
+    assert shape is not None
+    rows = shape.reshape(-1, shape.shape[-1]).split(max(1, 2**18 // shape.shape[-1]))
+    return iter(rows) if x is not None else iter([None] * len(rows))
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _inverse_rms(rows: torch.Tensor, eps: float) -> torch.Tensor:
+    norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return norm.square_().div_(rows.shape[-1]).add_(eps).rsqrt_()

@@ -1,9 +1,10 @@
-"""The linear diffusion transformer of SANA 1.0, 1.5 and Sprint."""
+"""The linear diffusion transformer of SANA 1.0, 1.5 and Sprint, with its samplers and caption encoder."""
 
 from importlib.metadata import version
 
 from sana_dit import ops
 from sana_dit.block import SanaBlock
+from sana_dit.captions import CaptionEncoder, Captions
 from sana_dit.config import (
     SANA_0_6B,
     SANA_1_5_1_6B,
@@ -16,7 +17,17 @@ from sana_dit.config import (
     SANA_SPRINT_1_6B,
     SanaConfig,
 )
+from sana_dit.guidance import guided_velocity
 from sana_dit.ops import gated_depthwise, gated_residual, linear_attention, modulated_norm, rms_norm
+from sana_dit.sampling import (
+    draw_noise,
+    euler,
+    flow_dpm_solver,
+    flow_sigmas,
+    scm,
+    seeded_generators,
+    seeded_noise,
+)
 from sana_dit.transformer import SanaTransformer
 
 __version__ = version("sana-dit")
@@ -31,14 +42,24 @@ __all__ = [
     "SANA_1_6B_4K",
     "SANA_SPRINT_0_6B",
     "SANA_SPRINT_1_6B",
+    "CaptionEncoder",
+    "Captions",
     "SanaBlock",
     "SanaConfig",
     "SanaTransformer",
     "__version__",
+    "draw_noise",
+    "euler",
+    "flow_dpm_solver",
+    "flow_sigmas",
     "gated_depthwise",
     "gated_residual",
+    "guided_velocity",
     "linear_attention",
     "modulated_norm",
     "ops",
     "rms_norm",
+    "scm",
+    "seeded_generators",
+    "seeded_noise",
 ]

@@ -5,23 +5,49 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sana_dit.diffusers_config import CLASS_NAME, from_diffusers_config
 from sana_dit.transformer import SanaTransformer
+from sana_dit.weight_shapes import check_weights
+from sana_dit.weights import read_names
 
 Pipeline = TypeVar("Pipeline")
 
+_OF_VARIANTS = ("controlnet", "set_pag_applied_layers")  # what only pipelines with ControlNet or PAG have
+
+
+def accelerate_diffusers(pipeline: Pipeline) -> Pipeline:
+    """Puts our transformer inside a diffusers SanaPipeline or SanaSprintPipeline, in place: the images stay the same.
+
+    The weights are shared, not copied. Load or fuse LoRAs before, and switch model offloading or compilation on
+    after; saving the pipeline is left to the original one. A second call changes nothing. Returns the pipeline.
+
+    Raises:
+        ValueError: The pipeline's transformer is not Sana's, is offloaded, or has layers that Sana's has not.
+    """
+    transformer = getattr(pipeline, "transformer", None)
+    if isinstance(transformer, DiffusersTransformer):
+        return pipeline
+    if type(transformer).__name__ != CLASS_NAME or any(hasattr(pipeline, name) for name in _OF_VARIANTS):
+        raise ValueError(
+            f"{type(pipeline).__name__} holds a {type(transformer).__name__}; accelerate_diffusers takes a "
+            f"pipeline whose transformer is a {CLASS_NAME}, without ControlNet and PAG"
+        )
+    pipeline.transformer = _adapt(transformer)  # type: ignore[attr-defined]
+    return pipeline
+
 
 class TransformerOutput(NamedTuple):
-    """What diffusers' pipelines read: `.sample` or `[0]`."""
+    """What diffusers reads, as `.sample` or as `[0]`."""
 
     sample: Tensor
 
 
 class DiffusersTransformer(nn.Module):
-    """A `SanaTransformer` behind the interface of diffusers' SanaTransformer2DModel.
+    """A `SanaTransformer` behind the arguments and attributes that diffusers' pipelines use.
 
     Attributes:
         model: The transformer that does the work.
-        config: The configuration object of the replaced model, which pipelines read.
+        config: The replaced model's, in diffusers' fields.
     """
 
     def __init__(self, model: SanaTransformer, config: Any):
@@ -31,12 +57,12 @@ class DiffusersTransformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Data type of the weights."""
         return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        """Of the weights."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def forward(
@@ -51,5 +77,36 @@ class DiffusersTransformer(nn.Module):
         controlnet_block_samples: tuple[Tensor, ...] | None = None,
         return_dict: bool = True,
     ) -> TransformerOutput | tuple[Tensor]:
-        """Velocity (B,C,h,w) of latents (B,C,h,w), as one of diffusers' two forms of output."""
-        ...
+        """Maps latents (B, C, h, w), captions (B, L, D), timestep (B,) and a mask (B, L) to a velocity (B, C, h, w).
+
+        Raises:
+            ValueError: attention_mask, attention_kwargs or controlnet_block_samples are given, for which there is
+                nothing here to act on, or the weights are offloaded layer by layer.
+        """
+        if self.model.final.proj.weight.is_meta:
+            # The depthwise kernels are not read through their module, whose hook would bring them back.
+            raise ValueError("sequential offloading is not supported: use enable_model_cpu_offload")
+        given = {
+            "attention_mask": attention_mask is not None,
+            "attention_kwargs": bool(attention_kwargs),
+            "controlnet_block_samples": controlnet_block_samples is not None,
+        }
+        if any(given.values()):
+            names = [name for name in given if given[name]]
+            raise ValueError(f"{names} cannot act on an accelerated transformer: use diffusers' own for them")
+        velocity = self.model(hidden_states, timestep, encoder_hidden_states, encoder_attention_mask, guidance=guidance)
+        return TransformerOutput(velocity) if return_dict else (velocity,)
+
+
+def _adapt(transformer: Any) -> DiffusersTransformer:
+    if hasattr(transformer, "_hf_hook") or any(p.is_meta for p in transformer.parameters()):
+        raise ValueError("the pipeline is offloaded: call accelerate_diffusers before enabling offloading")
+    state = transformer.state_dict()
+    if any("lora_" in name for name in state):
+        raise ValueError("the transformer carries a LoRA: fuse and unload it before accelerate_diffusers")
+    checkpoint = read_names(state)
+    with torch.device("meta"):
+        model = SanaTransformer(from_diffusers_config(transformer.config))
+    check_weights(checkpoint.weights, model.state_dict(), model.config, layout=checkpoint.layout)
+    model.load_state_dict(checkpoint.weights, assign=True)
+    return DiffusersTransformer(model, transformer.config).train(transformer.training)

@@ -1,9 +1,6 @@
 """The folders of a caption encoder: where a text encoder and its tokenizer lie, and how they are written."""
 
-import json
-import os
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,13 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from huggingface_hub import snapshot_download
 
+from sana_dit.checkpoint_reading import FACTS, read_json
+from sana_dit.checkpoint_writing import replacing_files, write_json
 from sana_dit.config import Compat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FACTS_FILE = "sana.json"
-FACTS_KEY = "captions"
+_KEY = "captions"
+_ALL_WEIGHTS = "model*.safetensors*"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +42,7 @@ class CaptionFiles:
 def find_caption_files(
     repo_or_dir: str | Path, *, subfolder: str | None, revision: str | None, dtype: torch.dtype | None
 ) -> CaptionFiles:
-    """Find the folders of a caption encoder, downloading from the Hub only what it needs.
+    """Finds the folders of a caption encoder, downloading from the Hub only what it needs.
 
     The text encoder is in text_encoder/ or in the folder itself, the tokenizer in tokenizer/, beside the text
     encoder, or in tokenizer/ next to its folder. Raises FileNotFoundError where one is missing.
@@ -64,7 +63,7 @@ def find_caption_files(
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         variant=_find_variant(fetch, f"{prefix}/" if prefix else "", dtype),
-        facts=_read_facts([text_encoder / FACTS_FILE, folder / FACTS_FILE, root / FACTS_FILE]),
+        facts=_read_facts([text_encoder / FACTS, folder / FACTS, root / FACTS]),
     )
 
 
@@ -74,17 +73,17 @@ def save_caption_files(
     tokenizer: "PreTrainedTokenizerBase",
     facts: CaptionFacts,
 ) -> None:
-    """Write text_encoder/ and tokenizer/ into directory; each file appears whole or not at all."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".saving-") as name:
-        staging = Path(name)
-        text_encoder.save_pretrained(staging / "text_encoder")
-        tokenizer.save_pretrained(staging / "tokenizer")
-        _name_tokenizer_class_for_all_versions(staging / "tokenizer" / "tokenizer_config.json")
-        text = json.dumps({FACTS_KEY: asdict(facts)}, indent=2) + "\n"
-        (staging / "text_encoder" / FACTS_FILE).write_text(text, encoding="utf-8")
-        for part in ("text_encoder", "tokenizer"):
-            _replace_files(staging / part, directory / part)
+    """Writes text_encoder/ and tokenizer/ into directory; if one of them fails, neither has changed."""
+    models, words = directory / "text_encoder", directory / "tokenizer"
+    with replacing_files(models) as new_models, replacing_files(words) as new_words:
+        text_encoder.save_pretrained(new_models)
+        tokenizer.save_pretrained(new_words)
+        _name_tokenizer_class_for_all_versions(new_words / "tokenizer_config.json")
+        write_json(new_models / FACTS, {**read_json(models / FACTS), _KEY: asdict(facts)})
+        weights = {path.name for path in new_models.glob(_ALL_WEIGHTS)}
+    for path in models.glob(_ALL_WEIGHTS):
+        if path.name not in weights:
+            path.unlink()  # of an earlier save in other shards, which would be loaded instead
 
 
 _METADATA = [
@@ -138,32 +137,19 @@ def _find_variant(fetch: Fetch, prefix: str, dtype: torch.dtype | None) -> str |
 
 
 def _read_facts(paths: list[Path]) -> CaptionFacts:
+    known = [field.name for field in fields(CaptionFacts)]
     for path in paths:
-        if path.is_file():
-            facts = json.loads(path.read_text(encoding="utf-8")).get(FACTS_KEY)
-            if facts is not None:
-                known = [field.name for field in fields(CaptionFacts)]
-                if unknown := sorted(set(facts) - set(known)):
-                    raise ValueError(f"{path}: {FACTS_KEY} has {unknown}, but only {known} are known")
-                return CaptionFacts(**facts)
+        facts = read_json(path).get(_KEY)
+        if facts is None:
+            continue
+        if unknown := sorted(set(facts) - set(known)):
+            raise ValueError(f"{path} has {unknown} under {_KEY!r}, but only {known} are known")
+        return CaptionFacts(**facts)
     return CaptionFacts()
 
 
 def _name_tokenizer_class_for_all_versions(path: Path) -> None:
     # transformers 5 writes its new name, which 4 does not know; both know the old one.
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     if config.get("tokenizer_class") == "TokenizersBackend":
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
-        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _replace_files(source: Path, target: Path) -> None:
-    target.mkdir(exist_ok=True)
-    new = sorted(path.name for path in source.iterdir())
-    for name in new:
-        with open(source / name, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(source / name, target / name)
-    for path in target.glob("model*.safetensors*"):
-        if path.name not in new:
-            path.unlink()  # or an earlier save in other shards would be loaded instead
+        write_json(path, {**config, "tokenizer_class": "PreTrainedTokenizerFast"})

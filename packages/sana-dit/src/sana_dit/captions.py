@@ -56,8 +56,8 @@ class CaptionEncoder:
             raise ValueError(f"max_tokens is {max_tokens}; it must be at least 2, for BOS and a word")
         tokenizer.padding_side = tokenizer.truncation_side = "right"
         if getattr(text_encoder.config, "attn_logit_softcapping", None):
-            # Only eager attention caps the logits as Gemma-2 was trained; before transformers 4.54 the default,
-            # SDPA, left the cap out without a word.
+            # Only eager attention caps the logits as Gemma-2 was trained; the default of transformers 4.53, SDPA,
+            # leaves the cap out without a word.
             text_encoder.config._attn_implementation = "eager"
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
@@ -78,7 +78,7 @@ class CaptionEncoder:
         chi: bool | None = None,
         max_tokens: int | None = None,
     ) -> Self:
-        """Load a caption encoder in eval mode.
+        """Loads a caption encoder in eval mode.
 
         Args:
             repo_or_dir: A Hub id or a folder: a pipeline with text_encoder/ and tokenizer/, or a language model.
@@ -101,7 +101,7 @@ class CaptionEncoder:
         except ImportError as error:
             raise ImportError("CaptionEncoder needs transformers: pip install 'sana-dit[caption]'") from error
         files = find_caption_files(repo_or_dir, subfolder=subfolder, revision=revision, dtype=dtype)
-        # transformers 4.56 renamed the argument.
+        # transformers renamed torch_dtype within its version 4.
         dtype_name = "dtype" if hasattr(transformers.PretrainedConfig(), "dtype") else "torch_dtype"
         text_encoder = transformers.AutoModel.from_pretrained(
             files.text_encoder,
@@ -121,12 +121,12 @@ class CaptionEncoder:
         )
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write text_encoder/ (with sana.json) and tokenizer/ into directory, as in diffusers' pipeline folders."""
+        """Writes text_encoder/ (with sana.json) and tokenizer/ into directory, as in diffusers' pipeline folders."""
         facts = CaptionFacts(compat=self.compat, chi=self.chi, max_tokens=self.max_tokens)
         save_caption_files(Path(directory), self.text_encoder, self.tokenizer, facts)
 
     def __call__(self, prompts: str | Sequence[str], *, chi: bool | None = None) -> Captions:
-        """Encode prompts; negative prompts are encoded with chi=False.
+        """Encodes prompts; negative prompts are encoded with chi=False.
 
         A prompt may be empty. Warns with the words that were cut off where a prompt is longer than max_tokens.
         Raises ValueError if there is no prompt, or one of which no token is left.
@@ -135,7 +135,7 @@ class CaptionEncoder:
             return self.encode(*self.tokenize(prompts, chi=chi))
 
     def tokenize(self, prompts: str | Sequence[str], *, chi: bool | None = None) -> tuple[Tensor, Tensor]:
-        """Token ids and their mask, both (B, T) int64 on the CPU, with the instruction in front if chi."""
+        """Returns token ids and their mask, both (B, T) int64 on the CPU, with the instruction in front if chi."""
         texts = [self._normalize(prompt) for prompt in _as_list(prompts)]
         length = self.max_tokens
         if self.chi if chi is None else chi:
@@ -154,7 +154,7 @@ class CaptionEncoder:
         return ids, mask
 
     def encode(self, ids: Tensor, mask: Tensor) -> Captions:
-        """Caption states of what `tokenize` returns; unlike a call it lets gradients through.
+        """Returns the caption states of what `tokenize` returns; unlike a call it lets gradients through.
 
         Of T states L are kept: the first, which is BOS, and the last L - 1 (SANA, section 2.3).
         """
@@ -164,7 +164,7 @@ class CaptionEncoder:
         return Captions(self._keep(states), self._keep(mask))  # (B, L, C), (B, L)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move the text encoder to a device or a dtype, in place."""
+        """Moves the text encoder to a device or a dtype, in place."""
         module: torch.nn.Module = self.text_encoder
         module.to(device=device, dtype=dtype)
         return self

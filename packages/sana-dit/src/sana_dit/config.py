@@ -45,6 +45,18 @@ class SanaConfig:
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.mlp_width < 1:
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio} and width {self.width}; their product must be at least 1")
+        if self.sample_size % self.patch_size:
+            raise ValueError(
+                f"sample_size is {self.sample_size} and patch_size {self.patch_size}; the first must be a multiple"
+            )
+        if self.compat not in get_args(Compat):
+            raise ValueError(f"compat is {self.compat!r}; it must be one of {get_args(Compat)}")
+        self._check_cross_width()
+        self._check_positions()
+
+    def _check_cross_width(self) -> None:
         cross_width = self.num_cross_attention_heads * self.cross_attention_head_dim
         if cross_width != self.width:
             raise ValueError(
@@ -52,10 +64,17 @@ class SanaConfig:
                 f"= {cross_width} wide and self-attention {self.num_attention_heads} x {self.attention_head_dim} "
                 f"= {self.width}; the two products must be equal"
             )
-        if self.interpolation_scale is not None and self.width % 4:
+
+    def _check_positions(self) -> None:
+        if self.interpolation_scale is None:
+            return
+        if self.interpolation_scale <= 0:
+            raise ValueError(
+                f"interpolation_scale is {self.interpolation_scale}; it must be positive, or None for no position "
+                "embedding"
+            )
+        if self.width % 4:
             raise ValueError(f"width is {self.width}; a position embedding needs a multiple of 4")
-        if self.compat not in get_args(Compat):
-            raise ValueError(f"compat is {self.compat!r}; it must be one of {get_args(Compat)}")
 
     @property
     def width(self) -> int:
@@ -94,7 +113,6 @@ _COUNTS = (
     "attention_head_dim",
     "num_cross_attention_heads",
     "cross_attention_head_dim",
-    "mlp_ratio",
 )
 
 SANA_0_6B = SanaConfig(num_layers=28, num_attention_heads=36, num_cross_attention_heads=16, cross_attention_head_dim=72)

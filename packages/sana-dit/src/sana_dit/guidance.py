@@ -11,7 +11,7 @@ from sana_dit.transformer import SanaTransformer
 def guided_velocity(
     model: SanaTransformer, captions: Captions, negative: Captions | None = None, *, scale: float = 4.5
 ) -> Velocity:
-    """Velocity of B samples towards their captions and, where scale > 1, away from the negative ones.
+    """Returns the velocity of B samples towards their captions and, where scale > 1, away from the negative ones.
 
     Classifier-free guidance `u + scale (c - u)` in fp32, with u and c from one batch [u, c]. A scale of at most 1
     leaves u out. A Sprint model has learnt guidance: its scale is an input, and there is no negative caption.

@@ -17,6 +17,7 @@ from sana_dit.checkpoint_reading import (
     CONFIG,
     EXTRAS,
     FACTS,
+    CheckpointFiles,
     find_checkpoint,
     read_json,
     read_safetensors,
@@ -80,7 +81,7 @@ class Pretrained(nn.Module):
         weights = read_weights(files.weights, device)
         with _about(files.weights[0]):
             checkpoint = read_names(weights)
-        config = _config(files.folder, checkpoint, compat)
+        config = _config(files, checkpoint, compat)
         with torch.device("meta"):
             model = cls(config)
         with _about(files.weights[0]):
@@ -128,14 +129,11 @@ class Pretrained(nn.Module):
         return str(commit.commit_url)
 
 
-def _config(folder: Path, checkpoint: Checkpoint, compat: Compat | None) -> SanaConfig:
-    fields, facts = read_json(folder / CONFIG), read_json(folder / FACTS)
-    if fields:
-        with _about(folder / CONFIG):
-            config = from_diffusers_config(fields)
-    else:
-        config = infer_config(checkpoint)
-    with _about(folder / FACTS):
+def _config(files: CheckpointFiles, checkpoint: Checkpoint, compat: Compat | None) -> SanaConfig:
+    fields, facts = read_json(files.folder / CONFIG), read_json(files.folder / FACTS)
+    with _about(files.folder / CONFIG if fields else files.weights[0]):
+        config = from_diffusers_config(fields) if fields else infer_config(checkpoint)
+    with _about(files.folder / FACTS):
         return replace(config, compat=compat or facts.get("compat", checkpoint.layout))
 
 

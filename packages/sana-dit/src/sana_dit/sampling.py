@@ -25,9 +25,9 @@ SCM_SECOND_ANGLE = 1.3  # of the second step, when there are two
 
 
 def flow_sigmas(steps: int, shift: float) -> tuple[Tensor, Tensor]:
-    """Noise levels and timesteps of a flow sampler, both descending.
+    """Returns the noise levels and timesteps of a flow sampler, both descending.
 
-    Returns sigmas (steps+1,) fp32, of which the last is 0, and timesteps (steps,) int64 = floor(1000 sigma): the
+    Sigmas are (steps+1,) fp32, of which the last is 0, timesteps (steps,) int64 = floor(1000 sigma): the
     models were trained on whole timesteps. Above some 500 steps neighbours can share a timestep, never a sigma.
     Raises ValueError unless steps is a whole number >= 1 and shift is positive. Source: SANA, section 2.4.
     """
@@ -45,7 +45,7 @@ def flow_sigmas(steps: int, shift: float) -> tuple[Tensor, Tensor]:
 def flow_dpm_solver(
     velocity: Velocity, noise: Tensor, *, steps: int = 20, shift: float = 3.0, on_step: OnStep | None = None
 ) -> Tensor:
-    """Sample with multistep DPM-Solver++ of order 2 (midpoint); the first and the last step are of order 1.
+    """Samples with multistep DPM-Solver++ of order 2 (midpoint); the first and the last step are of order 1.
 
     noise (B,C,h,w) of unit variance -> latents (B,C,h,w) fp32; one evaluation of the model per step. With
     alpha = 1 - sigma the exponential integrator's step is a blend of x and x0 in the ratio of the two sigmas.
@@ -54,9 +54,10 @@ def flow_dpm_solver(
     sigmas, timesteps = flow_sigmas(steps, shift)
     levels = [float(sigma) for sigma in sigmas]
     x = noise.float()
+    timesteps = timesteps.to(x.device)
     previous = x  # x0 of the step before; read from the second step on
     for i, (sigma, lower) in enumerate(pairwise(levels)):
-        v = velocity(x, _per_sample(timesteps[i], x)).float()
+        v = velocity(x, timesteps[i].expand(len(x))).float()
         x0 = x - sigma * v
         target = x0
         if 0 < i < steps - 1:
@@ -74,15 +75,16 @@ def flow_dpm_solver(
 def euler(
     velocity: Velocity, noise: Tensor, *, steps: int = 20, shift: float = 3.0, on_step: OnStep | None = None
 ) -> Tensor:
-    """Sample with explicit Euler steps along the flow, on the same noise levels as `flow_dpm_solver`.
+    """Samples with explicit Euler steps along the flow, on the same noise levels as `flow_dpm_solver`.
 
     noise (B,C,h,w) of unit variance -> latents (B,C,h,w) fp32; one evaluation of the model per step.
     """
     sigmas, timesteps = flow_sigmas(steps, shift)
     levels = [float(sigma) for sigma in sigmas]
     x = noise.float()
+    timesteps = timesteps.to(x.device)
     for i, (sigma, lower) in enumerate(pairwise(levels)):
-        v = velocity(x, _per_sample(timesteps[i], x)).float()
+        v = velocity(x, timesteps[i].expand(len(x))).float()
         if on_step is not None:
             on_step(i, x - sigma * v)
         x = x + (lower - sigma) * v
@@ -98,7 +100,7 @@ def scm(
     generators: Sequence[torch.Generator],
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Sample a Sprint model: predict x0, add fresh noise of the next, smaller level, and repeat.
+    """Samples a Sprint model: predicts x0, adds fresh noise of the next, smaller level, and repeats.
 
     noise (B,C,h,w) of unit variance -> latents (B,C,h,w) fp32. The velocity is asked at sigma in [0, 1], which is
     the timestep of Sprint models. generators are the B that drew noise (`seeded_generators`): each sample goes on
@@ -116,7 +118,7 @@ def scm(
         # (cos t) x0 + (sin t) noise, divided by cos t + sin t, is the flow's (1 - sigma) x0 + sigma noise.
         sigma = angle.sin() / (angle.cos() + angle.sin())
         x = x / (angle.cos() + angle.sin()).item()
-        x0 = x - sigma.item() * velocity(x, _per_sample(sigma, x)).float()
+        x0 = x - sigma.item() * velocity(x, sigma.to(x.device).expand(len(x))).float()
         if on_step is not None:
             on_step(i, x0)
         # Drawn after the last step too, times sin 0: then a generator ends where diffusers leaves it.
@@ -126,17 +128,17 @@ def scm(
 
 
 def seeded_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Starting noise (len(seeds), *shape) in fp32 on the CPU; sample k depends on seeds[k] and shape only."""
+    """Returns starting noise (len(seeds), *shape) in fp32 on the CPU; sample k depends on seeds[k] and shape only."""
     return draw_noise(seeded_generators(seeds), shape)
 
 
 def seeded_generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One CPU generator per sample, each seeded with that sample's own seed."""
+    """Returns one CPU generator per sample, each seeded with that sample's own seed."""
     return [torch.Generator("cpu").manual_seed(operator.index(seed)) for seed in seeds]
 
 
 def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
-    """Normal noise (len(generators), *shape) in fp32; each sample is drawn from its own generator."""
+    """Draws normal noise (len(generators), *shape) in fp32; each sample is drawn from its own generator."""
     if not generators:
         raise ValueError("no seeds or generators were given, but noise needs one per sample")
     draws = [torch.randn((1, *shape), generator=g, device=g.device, dtype=torch.float32) for g in generators]
@@ -147,10 +149,6 @@ def _scm_angles(steps: int) -> Tensor:
     if steps == 2:
         return torch.tensor([SCM_FIRST_ANGLE, SCM_SECOND_ANGLE, 0.0])
     return torch.linspace(SCM_FIRST_ANGLE, 0.0, steps + 1)
-
-
-def _per_sample(t: Tensor, x: Tensor) -> Tensor:
-    return t.to(x.device).expand(len(x))
 
 
 def _log_snr(sigma: float) -> float:

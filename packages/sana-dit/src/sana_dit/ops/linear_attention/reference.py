@@ -33,7 +33,8 @@ def linear_attention(
         upcast: Whether to multiply in float32; otherwise in the dtype of v, except that float16 always is
             upcast (its range ends at 65504) and the division always is float32.
     """
-    dtype = torch.float32 if upcast or v.dtype == torch.float16 else v.dtype
+    wide = torch.promote_types(v.dtype, torch.float32)
+    dtype = wide if upcast or v.dtype == torch.float16 else v.dtype
     with _no_autocast(q.device.type):
         q, k = (F.relu(_normed(x, weight, norm_eps)).to(dtype) for x, weight in ((q, q_norm), (k, k_norm)))  # (B, N, D)
         q, k, values = (
@@ -42,12 +43,15 @@ def linear_attention(
         state = k.transpose(2, 3) @ values  # (B, heads, D / heads, D / heads)
         total = k.sum(2)[..., None]  # (B, heads, D / heads, 1)
         out = q @ torch.cat([state, total], dim=3)  # (B, heads, N, D / heads + 1)
-        out = out[..., :-1].float() / (out[..., -1:].float() + eps)
+        out = out[..., :-1].to(wide) / (out[..., -1:].to(wide) + eps)
     return out.transpose(1, 2).flatten(2).to(v.dtype)  # (B, N, D)
 
 
 def _normed(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    return x if weight is None else F.rms_norm(x.float(), weight.shape, weight.float(), eps)
+    if weight is None:
+        return x
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return F.rms_norm(x.to(wide), weight.shape, weight.to(wide), eps)
 
 
 def _no_autocast(device_type: str) -> AbstractContextManager[object]:

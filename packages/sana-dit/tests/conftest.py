@@ -1,0 +1,109 @@
+"""Tiny models of ours and of diffusers with the same weights, their inputs, and poisoned memory."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from diffusers import SanaTransformer2DModel
+from torch import Tensor
+
+from sana_dit import SanaConfig, SanaTransformer
+from sana_dit.diffusers_config import from_diffusers_config
+from sana_dit.weights import read_names
+
+TINY: dict[str, Any] = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_attention_heads": 4,
+    "attention_head_dim": 32,
+    "num_layers": 2,
+    "num_cross_attention_heads": 2,
+    "cross_attention_head_dim": 64,
+    "cross_attention_dim": 128,
+    "caption_channels": 16,
+    "sample_size": 8,
+}
+
+
+@pytest.fixture
+def tiny_config() -> SanaConfig:
+    return SanaConfig(**{name: value for name, value in TINY.items() if name != "cross_attention_dim"})
+
+
+@pytest.fixture
+def make_diffusers() -> Callable[..., SanaTransformer2DModel]:
+    """Builds a tiny diffusers model whose every weight is off its first value, so that none hides behind a 1 or 0."""
+
+    def make(**changes: Any) -> SanaTransformer2DModel:
+        torch.manual_seed(0)
+        model = SanaTransformer2DModel(**TINY | changes).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        return model
+
+    return make
+
+
+@pytest.fixture
+def ours() -> Callable[..., SanaTransformer]:
+    """Builds our model with a copy of the weights of diffusers' one."""
+
+    def make(theirs: SanaTransformer2DModel) -> SanaTransformer:
+        model = SanaTransformer(from_diffusers_config(theirs.config)).eval()
+        model.load_state_dict(read_names(theirs.state_dict()).weights)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def make_inputs() -> Callable[..., dict[str, Tensor]]:
+    """Draws latents, timestep, caption and mask, and a guidance where asked, for the tiny model."""
+
+    def make(height: int = 8, width: int = 8, *, guidance: bool = False, seed: int = 1) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        inputs = {
+            "latents": torch.randn(2, 4, height, width, generator=generator),
+            "timestep": torch.tensor([3.0, 731.0]),
+            "caption": torch.randn(2, 10, 16, generator=generator),
+            "caption_mask": torch.tensor([[1] * 4 + [0] * 6, [1] * 10]),
+        }
+        return inputs | ({"guidance": torch.tensor([0.45, 0.1])} if guidance else {})
+
+    return make
+
+
+@pytest.fixture
+def call_diffusers() -> Callable[..., Tensor]:
+    """Calls diffusers' model with the inputs of ours."""
+
+    def call(model: SanaTransformer2DModel, inputs: dict[str, Tensor | None]) -> Tensor:
+        return model(
+            inputs["latents"],
+            encoder_hidden_states=inputs["caption"],
+            timestep=inputs["timestep"],
+            encoder_attention_mask=inputs.get("caption_mask"),
+            guidance=inputs.get("guidance"),
+            return_dict=False,
+        )[0]
+
+    return call
+
+
+@pytest.fixture
+def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fills new memory with NaN, so that an operation that leaves an element unwritten fails its test."""
+
+    def poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def make(*args: Any, **kwargs: Any) -> Tensor:
+            memory = allocate(*args, **kwargs)
+            return memory.fill_(torch.nan) if memory.is_floating_point() else memory
+
+        return make
+
+    for name in ("empty", "empty_like", "empty_strided"):
+        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
+    for name in ("new_empty", "new_empty_strided"):
+        monkeypatch.setattr(torch.Tensor, name, poisoned(getattr(torch.Tensor, name)))

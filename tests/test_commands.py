@@ -1,0 +1,110 @@
+import json
+import os
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from sana.commands import app
+
+
+@pytest.fixture
+def run():
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_generate_writes_pictures_that_carry_their_settings(run, small_folder, tmp_path):
+    result = run(
+        *("generate", "A red apple", "一只猫", "--model", small_folder, "-n", 2, "--seed", 5, "--steps", 2),
+        *("--cfg", 3, "--out", tmp_path / "new", "--device", "cpu", "--no-progress"),
+    )
+    assert result.exit_code == 0, result.output
+    names = ["a-red-apple-5.png", "a-red-apple-6.png", "一只猫-5.png", "一只猫-6.png"]
+    assert sorted(os.listdir(tmp_path / "new")) == names
+    record = json.loads(Image.open(tmp_path / "new" / "一只猫-6.png").text["sana"])
+    assert record == {
+        "prompt": "一只猫",
+        "seed": 6,
+        "model": str(small_folder),
+        "steps": 2,
+        "guidance_scale": 3.0,
+        "negative_prompt": "",
+        "height": 64,
+        "width": 64,
+    }
+
+
+def test_generate_prints_json_for_scripts(run, small_folder, tmp_path):
+    out = tmp_path / "one.png"
+    result = run("generate", "a dog", "--model", small_folder, "--steps", 1, "--out", out, "--json", "--no-progress")
+    (record,) = json.loads(result.stdout)
+    assert record["path"] == str(out)
+    assert out.exists()
+
+
+def test_the_settings_in_a_picture_draw_it_again(run, small_folder, tmp_path):
+    common = ("--model", small_folder, "--steps", 2, "--no-progress", "--out")
+    run("generate", "a dog", "--seeds", "9", *common, tmp_path / "first.png")
+    record = json.loads(Image.open(tmp_path / "first.png").text["sana"])
+    run("generate", record["prompt"], "--seed", record["seed"], *common, tmp_path / "again.png")
+    first, again = (Image.open(tmp_path / name).tobytes() for name in ("first.png", "again.png"))
+    assert first == again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "64"], "--size is '64'"),
+        (["--size", "65x64"], "multiples of 32"),
+        (["--seeds", "1,x"], "--seeds is '1,x'"),
+        (["--steps", "0"], "steps=0"),
+        (["--steps", "-4"], "steps=-4"),
+        (["--dtype", "int8"], "--dtype is 'int8'"),
+        (["-n", "2", "--out", "one.png"], "one file, for 2 pictures"),
+    ],
+)
+def test_bad_options_are_one_line_and_leave_nothing(run, small_folder, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    result = run("generate", "a dog", "--model", small_folder, "--device", "cpu", "--no-progress", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_unknown_model_is_said_in_one_line(run, tmp_path):
+    for command in ("generate a --model", "info"):
+        result = run(*command.split(), tmp_path / "nowhere")
+        assert result.exit_code == 2
+        assert "nowhere" in result.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_write_permission_is_said_before_anything_is_drawn(run, small_folder, tmp_path):
+    tmp_path.chmod(0o500)
+    result = run("generate", "a dog", "--model", small_folder, "--out", tmp_path / "new")
+    assert result.exit_code == 2
+    assert "new" in result.stderr
+
+
+def test_an_out_folder_that_is_a_file_is_refused(run, small_folder, tmp_path):
+    (tmp_path / "taken").write_text("")
+    result = run("generate", "a dog", "--model", small_folder, "--out", tmp_path / "taken")
+    assert result.exit_code == 2
+    assert "taken" in result.stderr
+
+
+def test_info_counts_a_model_without_loading_it(run, small_folder):
+    result = run("info", small_folder, "--json")
+    facts = json.loads(result.stdout)
+    from sana import SanaPipeline
+
+    pipeline = SanaPipeline.from_pretrained(small_folder, device="cpu")
+    for name, part in (
+        ("transformer", pipeline.transformer),
+        ("autoencoder", pipeline.autoencoder),
+        ("text_encoder", pipeline.caption_encoder.text_encoder),
+    ):
+        assert facts["components"][name]["parameters"] == sum(weight.numel() for weight in part.parameters())
+    assert (facts["width"], facts["height"], facts["steps"], facts["flow_shift"]) == (64, 64, 20, 3.0)
+    assert "transformer" in run("info", small_folder).stdout
