@@ -69,7 +69,9 @@ def _on_meta(folder: str) -> tuple[DCAE, SanaTransformer, nn.Module, dict[str, i
     max_tokens = captions.get("max_tokens", 300)
     text = configs["text_encoder"] or {}
     with torch.device("meta"):
-        text_encoder = AutoModel.from_config(AutoConfig.for_model(**text), attn_implementation="eager")
+        text_encoder = AutoModel.from_config(  # type: ignore[no-untyped-call]
+            AutoConfig.for_model(**text), attn_implementation="eager"
+        )
         transformer = SanaTransformer(from_diffusers_config(configs["transformer"] or {}))
         autoencoder = DCAE(DCAEConfig.from_dict(configs["vae"] or {}))
     prompt_tokens = max_tokens + (CHI_TOKENS if captions.get("chi", True) else 0)

@@ -17,6 +17,7 @@ from sana_ae import DCAE
 from sana_dit import (
     CaptionEncoder,
     Captions,
+    OnStep,
     SanaTransformer,
     draw_noise,
     flow_dpm_solver,
@@ -27,6 +28,9 @@ from sana_dit import (
 )
 
 EMBEDDED = "embedded"
+
+# transformers 5 knows tokenizers by both names, 4 by the second only.
+_NAMES_IN_TRANSFORMERS_4 = {"GemmaTokenizer": "GemmaTokenizerFast", "TokenizersBackend": "PreTrainedTokenizerFast"}
 
 
 class SanaPipeline:
@@ -156,7 +160,15 @@ class SanaPipeline:
             for start in range(0, len(seeds), batch_size):
                 part = slice(start, start + batch_size)
                 chunk = Captions(captions.embeddings[part], captions.mask[part])
-                latents = self.denoise(chunk, negative, seeds[part], size=drawn, steps=steps, scale=scale, bar=bar)
+                latents = self.denoise(
+                    chunk,
+                    negative,
+                    seeds[part],
+                    size=drawn,
+                    steps=steps,
+                    scale=scale,
+                    on_step=lambda step, x0: bar.update(),
+                )
                 pictures += to_pil(resize_and_crop(self.decode(latents), *wanted))
         return pictures
 
@@ -193,7 +205,7 @@ class SanaPipeline:
             raise ValueError(f"negative_prompt is {negative_prompt!r}; a Sprint model has none: leave it out")
         encoder = self.caption_encoder
         if self.offload:
-            encoder.text_encoder.to(self.device)
+            encoder.to(self.device)
         distinct = list(dict.fromkeys(prompts))
         captions = self._to_transformer(checked_captions(encoder(distinct)))
         rows = torch.tensor([distinct.index(prompt) for prompt in prompts], device=self.device)
@@ -203,7 +215,7 @@ class SanaPipeline:
         if scale > 1 and not self.is_sprint and not null_caption:
             negative = self._to_transformer(checked_captions(encoder([negative_prompt], chi=False)))
         if self.offload:
-            encoder.text_encoder.to("cpu")
+            encoder.to("cpu")
         return captions, negative
 
     @torch.inference_mode()
@@ -216,24 +228,19 @@ class SanaPipeline:
         size: tuple[int, int],
         steps: int,
         scale: float,
-        bar: "tqdm[None] | None" = None,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """Latents (B, C, h, w) in fp32, times the scaling factor, for pictures of `size` (height, width)."""
         f = self.autoencoder.config.compression
         shape = (self.transformer.config.in_channels, size[0] // f, size[1] // f)
         velocity = guided_velocity(self.transformer, captions, negative, scale=scale)
-
-        def advance(step: int, x0: Tensor) -> None:
-            if bar is not None:
-                bar.update()
-
         if self.is_sprint:
             generators = seeded_generators(seeds)
             noise = draw_noise(generators, shape).to(self.device)
-            latents = scm(velocity, noise, steps=steps, generators=generators, on_step=advance)
+            latents = scm(velocity, noise, steps=steps, generators=generators, on_step=on_step)
         else:
             noise = seeded_noise(seeds, shape).to(self.device)
-            latents = flow_dpm_solver(velocity, noise, steps=steps, shift=self.facts.flow_shift, on_step=advance)
+            latents = flow_dpm_solver(velocity, noise, steps=steps, shift=self.facts.flow_shift, on_step=on_step)
         return checked_latents(latents, self.transformer)
 
     @torch.inference_mode()
@@ -245,6 +252,7 @@ class SanaPipeline:
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write a folder that this class and diffusers load: the index comes last, so half a folder is no pipeline."""
+        tokenizer = type(self.caption_encoder.tokenizer).__name__
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.caption_encoder.save_pretrained(directory)
@@ -255,7 +263,7 @@ class SanaPipeline:
             self.facts,
             sprint=self.is_sprint,
             text_encoder=type(self.caption_encoder.text_encoder).__name__,
-            tokenizer=type(self.caption_encoder.tokenizer).__name__,
+            tokenizer=_NAMES_IN_TRANSFORMERS_4.get(tokenizer, tokenizer),
         )
 
     def _to_transformer(self, captions: Captions) -> Captions:

@@ -2,6 +2,7 @@ import dataclasses
 import math
 
 import pytest
+
 from sana_judge import Detection, Verdict, geneval
 from sana_judge.geneval import evaluate, relative_position
 

@@ -42,22 +42,26 @@ def generate(
         from sana.pipeline import SanaPipeline
 
         pipeline = SanaPipeline.from_pretrained(model, device=device, dtype=torch_dtype, offload=offload)
-        settings = {
-            "steps": steps,
-            "guidance_scale": cfg,
-            "negative_prompt": negative,
-            "height": height,
-            "width": width,
-        }
         pictures = pipeline(
-            [prompt for prompt, _ in jobs], [number for _, number in jobs], progress=progress, **settings
+            [prompt for prompt, _ in jobs],
+            [number for _, number in jobs],
+            height=height,
+            width=width,
+            steps=steps,
+            guidance_scale=cfg,
+            negative_prompt=negative,
+            progress=progress,
         )
+        settings = {
+            "model": model,
+            "steps": pipeline.facts.steps_for(pipeline.is_sprint) if steps is None else steps,
+            "guidance_scale": pipeline.facts.guidance_scale if cfg is None else cfg,
+            "negative_prompt": negative,
+        }
         records = []
         for picture, path, (prompt, number) in zip(pictures, paths, jobs, strict=True):
-            record = {"prompt": prompt, "seed": number, "model": model} | settings
-            record |= {"steps": steps or pipeline.facts.steps_for(pipeline.is_sprint)}
-            record |= {"guidance_scale": pipeline.facts.guidance_scale if cfg is None else cfg}
-            record |= {"height": picture.height, "width": picture.width}
+            drawn = {"height": picture.height, "width": picture.width}
+            record = {"prompt": prompt, "seed": number} | settings | drawn
             save_png(picture, path, record)
             records.append({"path": str(path)} | record)
         if as_json:

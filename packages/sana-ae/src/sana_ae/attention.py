@@ -1,6 +1,5 @@
 """Multi-scale ReLU linear attention over feature maps (EfficientViT, section 3.2)."""
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -30,22 +29,23 @@ class MultiscaleAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Attend over all pixels of x (B, C, H, W)."""
-        scales = [self.split_heads(qkv) for qkv in self.scales(x)]  # S of (B, heads, N, 3D)
-        return self.project(x, [read(qkv, context(qkv)) for qkv in scales])
+        heads = self.heads(self.qkv(x))  # (B, heads, N, 3D)
+        return self.project(x, read(heads, context(heads)))
 
-    def scales(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """The q, k and v of every scale, each (B, 3C, H, W)."""
+    def qkv(self, x: torch.Tensor) -> torch.Tensor:
+        """Queries, keys and values of x (B, C, H, W) at all S scales: (B, 3C S, H, W)."""
         qkv = self.to_qkv(x.movedim(1, -1)).movedim(-1, 1)  # (B, 3C, H, W)
-        return [qkv, *(aggregate(qkv) for aggregate in self.to_qkv_multiscale)]
+        scales = [aggregate(qkv) for aggregate in self.to_qkv_multiscale]
+        return torch.cat([qkv, *scales], dim=1) if scales else qkv
 
-    def split_heads(self, qkv: torch.Tensor) -> torch.Tensor:
-        """Rearrange (B, 3C, H, W) into (B, heads, H W, 3D)."""
-        return qkv.movedim(1, -1).flatten(1, 2).unflatten(-1, (-1, 3 * self.head_dim)).transpose(1, 2)
+    def heads(self, qkv: torch.Tensor) -> torch.Tensor:
+        """Rearrange (B, 3C S, H, W) into (B, heads, H W, 3D)."""
+        pixels = qkv.movedim(1, -1).flatten(1, 2)  # (B, N, 3C S)
+        return torch.unflatten(pixels, -1, (-1, 3 * self.head_dim)).transpose(1, 2)
 
-    def project(self, x: torch.Tensor, heads: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Join the attended values, one (B, heads, H W, D) per scale, and add them to x (B, C, H, W)."""
-        joined = torch.cat([head.transpose(1, 2).flatten(2) for head in heads], dim=-1)  # (B, N, C S)
-        out = self.to_out(joined).unflatten(1, x.shape[2:])  # (B, H, W, C)
+    def project(self, x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Join the attended values (B, heads, H W, D) of all heads and add them to x (B, C, H, W)."""
+        out = torch.unflatten(self.to_out(values.transpose(1, 2).flatten(2)), 1, x.shape[2:])  # (B, H, W, C)
         y: torch.Tensor = self.norm_out(out.movedim(-1, 1), x)
         return y
 
@@ -55,9 +55,7 @@ class Aggregation(nn.Module):
 
     def __init__(self, channels: int, *, head_dim: int, kernel_size: int) -> None:
         super().__init__()
-        self.proj_in = nn.Conv2d(
-            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False
-        )
+        self.proj_in = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False)
         self.proj_out = nn.Conv2d(channels, channels, 1, groups=channels // head_dim, bias=False)
 
     def forward(self, qkv: torch.Tensor) -> torch.Tensor:
@@ -79,11 +77,14 @@ def context(qkv: torch.Tensor) -> torch.Tensor:
 
 
 def read(qkv: torch.Tensor, context: torch.Tensor, *, eps: float = 1e-15) -> torch.Tensor:
-    """Attended values sum_m (q_n . k_m) v_m / (sum_m q_n . k_m + eps), q through ReLU: (B, heads, N, D) as qkv's dtype."""
+    """Attended values sum_m (q_n . k_m) v_m / (sum_m q_n . k_m + eps), q and k through ReLU.
+
+    qkv is (B, heads, N, 3D) and `context` (B, heads, D, D + 1); the result (B, heads, N, D) has the dtype of qkv.
+    """
     with _full_precision(qkv.device):
         q = F.relu(qkv[..., : qkv.shape[-1] // 3].float())  # (B, heads, N, D)
-        values, weight = (q @ context).split([q.shape[-1], 1], dim=-1)  # (B, heads, N, D), (B, heads, N, 1)
-        return (values / (weight + eps)).to(qkv.dtype)
+        sums = q @ context  # (B, heads, N, D + 1)
+        return (sums[..., :-1] / (sums[..., -1:] + eps)).to(qkv.dtype)
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[object]:

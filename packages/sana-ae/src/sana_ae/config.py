@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, Self, get_args
 
 BlockType = Literal["ResBlock", "EfficientViTBlock"]
 NormType = Literal["rms_norm", "batch_norm"]
@@ -71,9 +71,8 @@ class DCAEConfig:
             self._check_widths(side)
         if self.adaptive_channels and (self.encoder_out_shortcut or self.decoder_in_shortcut):
             raise ValueError(
-                "adaptive_channels=True with encoder_out_shortcut="
-                f"{self.encoder_out_shortcut} and decoder_in_shortcut={self.decoder_in_shortcut}: the latent shortcuts tie "
-                "the number of channels; set both to False."
+                f"adaptive_channels is True, encoder_out_shortcut {self.encoder_out_shortcut} and decoder_in_shortcut "
+                f"{self.decoder_in_shortcut}; these shortcuts tie the number of channels: set both to False."
             )
 
     @property
@@ -139,12 +138,14 @@ class DCAEConfig:
 
     def _check_widths(self, side: str) -> None:
         widths: Sequence[int] = getattr(self, f"{side}_block_out_channels")
+        if any(width < 4 or width % 4 for width in widths):
+            raise ValueError(f"{side}_block_out_channels are {widths}; space-to-channel needs multiples of 4.")
         first = 0 if getattr(self, f"{side}_layers_per_block")[0] else 1
         for wide, narrow in zip(widths[first + 1 :], widths[first:-1], strict=True):
-            if 4 * narrow % wide or wide % 4:
+            if 4 * narrow % wide:
                 raise ValueError(
-                    f"{side}_block_out_channels go from {narrow} to {wide}; the residual shortcut needs the wider stage "
-                    "to be a multiple of 4 that divides 4 times the narrower one."
+                    f"{side}_block_out_channels go from {narrow} to {wide}; for the residual shortcut the second has to "
+                    "divide 4 times the first."
                 )
         for kind, width in zip(getattr(self, f"{side}_block_types"), widths, strict=True):
             if kind == "EfficientViTBlock" and width % self.attention_head_dim:

@@ -1,6 +1,7 @@
 """Norms that add their residual: RMS over channels, and batch norm where a published decoder has it."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ class RMSNorm2d(nn.Module):
         x = x.movedim(1, -1)  # (B, H, W, C)
         residual = None if residual is None else residual.movedim(1, -1)
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            y: torch.Tensor = _RMSNorm.apply(x, residual, self.weight, self.bias, self.eps)
+            y: torch.Tensor = _RMSNorm.apply(  # type: ignore[no-untyped-call]
+                x, residual, self.weight, self.bias, self.eps
+            )
         else:
             y = F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps).to(x.dtype)
             y = y + self.bias.to(x.dtype)
@@ -68,13 +71,14 @@ class _RMSNorm(torch.autograd.Function):
         y = x.new_empty(x.shape)
         weight, bias = _wide(weight), _wide(bias)
         with torch.autocast("cpu", enabled=False):
-            for source, target, added in zip(_slices(x), _slices(y), _slices(residual, like=x), strict=True):
+            parts = repeat(None) if residual is None else _slices(residual)
+            for source, target, part in zip(_slices(x), _slices(y), parts, strict=False):
                 rows = _wide(source)
                 out = target if target.dtype == rows.dtype else torch.empty_like(rows)
                 torch.mul(rows, _inverse_rms(rows, eps), out=out)
                 torch.addcmul(bias, out, weight, out=out)
-                if added is not None:
-                    out.add_(_wide(added))
+                if part is not None:
+                    out.add_(_wide(part))
                 target.copy_(out)
         return y
 
@@ -97,12 +101,11 @@ class _RMSNorm(torch.autograd.Function):
         return grad_x, grad if ctx.needs_input_grad[1] else None, grad_weight, grad_bias, None
 
 
-def _slices(x: torch.Tensor | None, *, like: torch.Tensor | None = None) -> Iterator[Any]:
-    """Rows of (..., C) in slices of 2^18 numbers, 1 MB in fp32; as many Nones as `like` has slices when there is no x."""
-    shape = x if x is not None else like
-    assert shape is not None
-    rows = shape.reshape(-1, shape.shape[-1]).split(max(1, 2**18 // shape.shape[-1]))
-    return iter(rows) if x is not None else iter([None] * len(rows))
+def _slices(x: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The rows of x (..., C) in slices of 2^18 numbers, 1 MB in fp32."""
+    channels = x.shape[-1]
+    rows = torch.split(x.reshape(-1, channels), max(1, 2**18 // channels))  # type: ignore[no-untyped-call]
+    return rows
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:
@@ -110,5 +113,5 @@ def _wide(x: torch.Tensor) -> torch.Tensor:
 
 
 def _inverse_rms(rows: torch.Tensor, eps: float) -> torch.Tensor:
-    norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    norm: torch.Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)  # (N, 1)
     return norm.square_().div_(rows.shape[-1]).add_(eps).rsqrt_()

@@ -5,14 +5,18 @@ from dataclasses import replace
 from sana_ae.config import Activation, BlockType, DCAEConfig, NormType
 
 _WIDTHS = (128, 256, 512, 512, 1024, 1024)
-_RES: tuple[BlockType, ...] = ("ResBlock",) * 3
-_VIT: tuple[BlockType, ...] = ("EfficientViTBlock",) * 3
+_RES: tuple[BlockType, ...] = ("ResBlock",)
+_VIT: tuple[BlockType, ...] = ("EfficientViTBlock",)
+_BATCH: tuple[NormType, ...] = ("batch_norm",)
+_RMS: tuple[NormType, ...] = ("rms_norm",)
+_RELU: tuple[Activation, ...] = ("relu",)
+_SILU: tuple[Activation, ...] = ("silu",)
 
 
 DC_AE_F32C32_SANA = DCAEConfig(
     latent_channels=32,
-    encoder_block_types=_RES + _VIT,
-    decoder_block_types=_RES + _VIT,
+    encoder_block_types=_RES * 3 + _VIT * 3,
+    decoder_block_types=_RES * 3 + _VIT * 3,
     encoder_block_out_channels=_WIDTHS,
     decoder_block_out_channels=_WIDTHS,
     encoder_layers_per_block=(2, 2, 2, 3, 3, 3),
@@ -21,18 +25,18 @@ DC_AE_F32C32_SANA = DCAEConfig(
     decoder_qkv_multiscales=((), (), (), (5,), (5,), (5,)),
     downsample_block_type="conv",
     upsample_block_type="interpolate",
-    decoder_norm_types=("rms_norm",) * 6,
-    decoder_act_fns=("silu",) * 6,
+    decoder_norm_types=_RMS * 6,
+    decoder_act_fns=_SILU * 6,
     scaling_factor=0.41407,
 )
 """dc-ae-f32c32-sana-1.0: the autoencoder of SANA."""
 
 DC_AE_F32C32_SANA_1_1 = DC_AE_F32C32_SANA
-"""dc-ae-f32c32-sana-1.1: the same shape and encoder as 1.0 with a better trained decoder; that of SANA-1.5 and Sprint."""
+"""dc-ae-f32c32-sana-1.1: shape and encoder of 1.0, a better trained decoder; that of SANA-1.5 and Sprint."""
 
 DC_AE_LITE_F32C32 = replace(
     DC_AE_F32C32_SANA,
-    decoder_block_types=("ResBlock",) * 6,
+    decoder_block_types=_RES * 6,
     decoder_layers_per_block=(0, 3, 5, 4, 4, 4),
     decoder_qkv_multiscales=((),) * 6,
     upsample_block_type="pixel_shuffle",
@@ -42,22 +46,19 @@ DC_AE_LITE_F32C32 = replace(
 
 
 def _imagenet(latent_channels: int, widths: tuple[int, ...], *, scaling_factor: float) -> DCAEConfig:
-    stages = len(widths)
-    blocks = _RES + ("EfficientViTBlock",) * (stages - 3)
-    norms: tuple[NormType, ...] = ("batch_norm",) * 3
-    activations: tuple[Activation, ...] = ("relu",) * 3
+    stages, deep = len(widths), len(widths) - 3
     return DCAEConfig(
         latent_channels=latent_channels,
-        encoder_block_types=blocks,
-        decoder_block_types=blocks,
+        encoder_block_types=_RES * 3 + _VIT * deep,
+        decoder_block_types=_RES * 3 + _VIT * deep,
         encoder_block_out_channels=widths,
         decoder_block_out_channels=widths,
-        encoder_layers_per_block=(0, 4, 8) + (2,) * (stages - 3),
-        decoder_layers_per_block=(0, 5, 10) + (2,) * (stages - 3),
+        encoder_layers_per_block=(0, 4, 8) + (2,) * deep,
+        decoder_layers_per_block=(0, 5, 10) + (2,) * deep,
         encoder_qkv_multiscales=((),) * stages,
         decoder_qkv_multiscales=((),) * stages,
-        decoder_norm_types=norms + ("rms_norm",) * (stages - 3),
-        decoder_act_fns=activations + ("silu",) * (stages - 3),
+        decoder_norm_types=_BATCH * 3 + _RMS * deep,
+        decoder_act_fns=_RELU * 3 + _SILU * deep,
         scaling_factor=scaling_factor,
     )
 
@@ -86,16 +87,16 @@ def _all_convolutional(widths: tuple[int, ...]) -> DCAEConfig:
     layers = (0, 5, 10) + (4,) * (stages - 3)
     return DCAEConfig(
         latent_channels=128,
-        encoder_block_types=("ResBlock",) * stages,
-        decoder_block_types=("ResBlock",) * stages,
+        encoder_block_types=_RES * stages,
+        decoder_block_types=_RES * stages,
         encoder_block_out_channels=widths,
         decoder_block_out_channels=widths,
         encoder_layers_per_block=layers,
         decoder_layers_per_block=layers,
         encoder_qkv_multiscales=((),) * stages,
         decoder_qkv_multiscales=((),) * stages,
-        decoder_norm_types=("rms_norm",) * stages,
-        decoder_act_fns=("silu",) * stages,
+        decoder_norm_types=_RMS * stages,
+        decoder_act_fns=_SILU * stages,
         decoder_conv_act_fn="silu",
         encoder_out_shortcut=False,
         decoder_in_shortcut=False,
@@ -104,7 +105,22 @@ def _all_convolutional(widths: tuple[int, ...]) -> DCAEConfig:
 
 
 DC_AE_1_5_F32C128 = _all_convolutional(_WIDTHS)
-"""dc-ae-1.5-f32c128: 16 to 128 latent channels from one model; no latent scale was published (1.0 stands for unknown)."""
+"""dc-ae-1.5-f32c128: 16 to 128 latent channels from one model; no latent scale is known, 1.0 stands for that."""
 
 DC_AE_1_5_F64C128 = _all_convolutional((*_WIDTHS, 1024))
 """dc-ae-1.5-f64c128; scale as above."""
+
+PUBLISHED = {
+    "dc-ae-f32c32-sana-1.0": DC_AE_F32C32_SANA,
+    "dc-ae-f32c32-sana-1.1": DC_AE_F32C32_SANA_1_1,
+    "dc-ae-lite-f32c32-sana-1.1": DC_AE_LITE_F32C32,
+    "dc-ae-f32c32-in-1.0": DC_AE_F32C32_IN,
+    "dc-ae-f32c32-mix-1.0": DC_AE_F32C32_MIX,
+    "dc-ae-f64c128-in-1.0": DC_AE_F64C128_IN,
+    "dc-ae-f64c128-mix-1.0": DC_AE_F64C128_MIX,
+    "dc-ae-f128c512-in-1.0": DC_AE_F128C512,
+    "dc-ae-f128c512-mix-1.0": DC_AE_F128C512,
+    "dc-ae-1.5-f32c128": DC_AE_1_5_F32C128,
+    "dc-ae-1.5-f64c128": DC_AE_1_5_F64C128,
+}
+"""By the names the authors published them under, which is all that efficientvit's `config.json` holds."""

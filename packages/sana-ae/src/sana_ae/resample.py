@@ -52,9 +52,11 @@ def nearest_then_convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Ten
     whose 4x4 kernel holds, along each axis, (w2, w1 + w2, w0 + w1, w0): 4 multiplications per output instead of 9.
     """
     row = torch.arange(4, device=weight.device).unsqueeze(1) + torch.arange(3, device=weight.device)
-    axis = (row // 2 == 1).to(weight.dtype)  # (4, 3), 1 where the pixel that output row k sees is reached by tap 0, 1, 2
-    kernel = weight.flatten(2) @ torch.kron(axis, axis).T  # (C', C, 16)
-    return F.conv_transpose2d(x, kernel.unflatten(2, (4, 4)).transpose(0, 1), bias, stride=2, padding=1)
+    axis = (row // 2 == 1).to(
+        weight.dtype
+    )  # (4, 3), 1 where the pixel that output row k sees is reached by tap 0, 1, 2
+    kernel = torch.unflatten(weight.flatten(2) @ torch.kron(axis, axis).T, 2, (4, 4))  # (C', C, 4, 4)
+    return F.conv_transpose2d(x, kernel.transpose(0, 1), bias, stride=2, padding=1)
 
 
 def space_to_channel(x: torch.Tensor, channels: int) -> torch.Tensor:
@@ -62,7 +64,7 @@ def space_to_channel(x: torch.Tensor, channels: int) -> torch.Tensor:
     if channels == x.shape[1]:  # a group is one 2x2 cell
         return F.avg_pool2d(x, 2)
     if channels == 2 * x.shape[1]:  # a group is one row of a cell
-        rows = F.avg_pool2d(x, (1, 2)).movedim(1, -1).unflatten(1, (-1, 2))  # (B, H/2, 2, W/2, C)
+        rows = torch.unflatten(F.avg_pool2d(x, (1, 2)).movedim(1, -1), 1, (-1, 2))  # (B, H/2, 2, W/2, C)
         return rows.permute(0, 1, 3, 4, 2).flatten(3).movedim(-1, 1)  # (B, 2C, H/2, W/2)
     return average_channels(F.pixel_unshuffle(x, 2), channels)
 
@@ -72,14 +74,14 @@ def channel_to_space(x: torch.Tensor, channels: int) -> torch.Tensor:
     if channels == x.shape[1]:
         return F.interpolate(x, scale_factor=2, mode="nearest")
     if 2 * channels == x.shape[1]:
-        rows = x.movedim(1, -1).unflatten(-1, (channels, 2)).permute(0, 1, 4, 2, 3)  # (B, H, 2, W, C/2)
+        rows = torch.unflatten(x.movedim(1, -1), -1, (channels, 2)).permute(0, 1, 4, 2, 3)  # (B, H, 2, W, C/2)
         return F.interpolate(rows.flatten(1, 2).movedim(-1, 1), scale_factor=(1.0, 2.0), mode="nearest")
     return F.pixel_shuffle(duplicate_channels(x, 4 * channels), 2)
 
 
 def average_channels(x: torch.Tensor, channels: int) -> torch.Tensor:
     """Average neighbouring channels of x (B, C, H, W) until `channels` are left."""
-    return x.movedim(1, -1).unflatten(-1, (channels, -1)).mean(dim=-1).movedim(-1, 1)
+    return torch.unflatten(x.movedim(1, -1), -1, (channels, -1)).mean(dim=-1).movedim(-1, 1)
 
 
 def duplicate_channels(x: torch.Tensor, channels: int) -> torch.Tensor:

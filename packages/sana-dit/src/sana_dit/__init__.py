@@ -20,6 +20,8 @@ from sana_dit.config import (
 from sana_dit.guidance import guided_velocity
 from sana_dit.ops import gated_depthwise, gated_residual, linear_attention, modulated_norm, rms_norm
 from sana_dit.sampling import (
+    OnStep,
+    Velocity,
     draw_noise,
     euler,
     flow_dpm_solver,
@@ -44,9 +46,11 @@ __all__ = [
     "SANA_SPRINT_1_6B",
     "CaptionEncoder",
     "Captions",
+    "OnStep",
     "SanaBlock",
     "SanaConfig",
     "SanaTransformer",
+    "Velocity",
     "__version__",
     "draw_noise",
     "euler",

@@ -16,7 +16,7 @@ from torch import Tensor
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """`(x (B,C,h,w) fp32, t (B,)) -> v (B,C,h,w)`, where t is the timestep that the model takes."""
 
-OnStep = Callable[[int, Tensor], None]
+OnStep = Callable[[int, Tensor], object]
 """Called after each evaluation of the model with the step's index and the current estimate of x0 (B,C,h,w)."""
 
 TRAIN_TIMESTEPS = 1000

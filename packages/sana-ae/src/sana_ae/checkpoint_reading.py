@@ -1,0 +1,151 @@
+"""The files of an autoencoder checkpoint: where they are, on a disk or on the Hub, and how they are read."""
+
+import json
+import pickle
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+CONFIG = "config.json"
+FACTS = "sana.json"
+WEIGHTS = "diffusion_pytorch_model"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointFiles:
+    """Files on this machine: the weights, and the folder whose config.json and sana.json describe them."""
+
+    weights: tuple[Path, ...]
+    folder: Path
+
+
+def find_checkpoint(
+    repo_dir_or_file: str | PathLike[str], *, subfolder: str | None, revision: str | None, dtype: torch.dtype | None
+) -> CheckpointFiles:
+    """Find an autoencoder: one file, its own folder, the `vae` folder of a pipeline, or any of these on the Hub.
+
+    Where weights come in several precisions the one of `dtype` is taken, else the unmarked one, else any. Raises
+    FileNotFoundError where there is none, ValueError where several files leave open which is meant.
+    """
+    path = Path(repo_dir_or_file)
+    if path.is_file():
+        return CheckpointFiles(weights=(path,), folder=path.parent)
+    fetch = _fetcher(fspath(repo_dir_or_file), revision)
+    root = fetch(["model_index.json", f"*{CONFIG}", f"*{FACTS}", "*.safetensors.index*.json"])
+    is_pipeline = subfolder is None and (root / "model_index.json").is_file()
+    prefix = "vae/" if is_pipeline else f"{subfolder.strip('/')}/" if subfolder else ""
+    weights = _find_diffusers(fetch, root / prefix, prefix, dtype) or _find_single(fetch, prefix)
+    return CheckpointFiles(weights=weights, folder=root / prefix)
+
+
+def read_weights(files: CheckpointFiles, device: torch.device) -> dict[str, torch.Tensor]:
+    """Read all tensors of a checkpoint; raises ValueError where a file is damaged or holds more than tensors."""
+    weights: dict[str, torch.Tensor] = {}
+    for path in files.weights:
+        weights |= _read_safetensors(path, device) if path.suffix == ".safetensors" else _read_torch(path, device)
+    return weights
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object, an empty one where there is no file; raises ValueError where the file is something else."""
+    if not path.is_file():
+        return {}
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): {_remedy(path)}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} holds a {type(fields).__name__}, not an object: {_remedy(path)}")
+    return fields
+
+
+_Fetch = Callable[[list[str]], Path]
+_VARIANTS = {torch.bfloat16: ".bf16", torch.float16: ".fp16"}
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+
+
+def _fetcher(repo_or_dir: str, revision: str | None) -> _Fetch:
+    """What makes files that match some patterns present and tells their folder."""
+    folder = Path(repo_or_dir)
+    if folder.is_dir():
+        return lambda patterns: folder
+    if not _HUB_ID.fullmatch(repo_or_dir):
+        raise FileNotFoundError(
+            f"{repo_or_dir} is neither a file nor a folder: give one, or a Hub repository as owner/name."
+        )
+    return lambda patterns: Path(snapshot_download(repo_or_dir, revision=revision, allow_patterns=patterns))
+
+
+def _find_diffusers(fetch: _Fetch, folder: Path, prefix: str, dtype: torch.dtype | None) -> tuple[Path, ...]:
+    wanted = _VARIANTS.get(dtype, "") if dtype else ""
+    for variant in dict.fromkeys([wanted, "", *_VARIANTS.values()]):
+        index = folder / f"{WEIGHTS}.safetensors.index{variant}.json"
+        names = _shards(index) if index.is_file() else [f"{WEIGHTS}{variant}.safetensors"]
+        fetch([prefix + name for name in names])
+        missing = [name for name in names if not (folder / name).is_file()]
+        if not missing:
+            return tuple(folder / name for name in names)
+        if index.is_file():
+            raise FileNotFoundError(f"{index} lists {missing}, which are not beside it: download them again.")
+    return ()
+
+
+def _shards(index: Path) -> list[str]:
+    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    outside = [name for name in names if Path(name).name != name]
+    if outside or not names:
+        raise ValueError(f"{index} lists {outside or 'no files'}; it has to list files of its own folder.")
+    return names
+
+
+def _find_single(fetch: _Fetch, prefix: str) -> tuple[Path, ...]:
+    """The only file of weights under any name, such as efficientvit's model.safetensors."""
+    patterns = ("*.safetensors", "*.pt", "*.pth")
+    folder = fetch([prefix + pattern for pattern in patterns]) / prefix
+    found = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    if len(found) > 1:
+        names = [path.name for path in found]
+        raise ValueError(f"{folder} holds {len(found)} files of weights, {names}: give the path of one of them.")
+    if not found:
+        raise FileNotFoundError(
+            f"no autoencoder in {folder}: expected {WEIGHTS}.safetensors, shards with an index, or one .safetensors, "
+            ".pt or .pth file."
+        )
+    return tuple(found)
+
+
+def _read_safetensors(path: Path, device: torch.device) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path, device=str(device))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or not a safetensors file ({error}): {_remedy(path)}") from error
+
+
+def _read_torch(path: Path, device: torch.device) -> dict[str, torch.Tensor]:
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors, and reading that could run foreign code: if you trust its source, export "
+            "its state_dict to safetensors."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is truncated or not a PyTorch file ({error}): {_remedy(path)}") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state_dict of tensors: export the model's state_dict.")
+    return state
+
+
+def _remedy(path: Path) -> str:
+    with open(path, "rb") as file:
+        is_pointer = file.read(24) == b"version https://git-lfs."
+    return "it is a Git LFS pointer, run git lfs pull." if is_pointer else "download it again."

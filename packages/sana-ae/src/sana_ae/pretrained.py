@@ -1,0 +1,141 @@
+"""Loading, saving and publishing an autoencoder in diffusers' files, and loading efficientvit's."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from huggingface_hub import HfApi
+from torch import nn
+
+from sana_ae.checkpoint_reading import CONFIG, FACTS, CheckpointFiles, find_checkpoint, read_json, read_weights
+from sana_ae.checkpoint_writing import model_card, replacing_files, write_checkpoint
+from sana_ae.config import DCAEConfig
+from sana_ae.presets import PUBLISHED
+from sana_ae.weights import Tensors, to_diffusers, to_ours
+
+
+class Pretrained(nn.Module):
+    """The verbs of the Hub for a module that is built from a `DCAEConfig`."""
+
+    config: DCAEConfig
+
+    def __init__(self, config: DCAEConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_dir_or_file: str | PathLike[str],
+        *,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """Load an autoencoder in eval mode; nothing that comes with it is executed.
+
+        Takes a Hub repository (owner/name), the folder of an autoencoder or of a pipeline (its `vae`), or one
+        .safetensors, .pt or .pth file; names may be diffusers', efficientvit's or ours. Without a config.json beside
+        it the configuration is that of the published checkpoint whose shapes the weights have. `dtype` None keeps the
+        file's, `device` None is the CPU. Raises FileNotFoundError where there is no autoencoder, ValueError where a
+        file is damaged, holds more than tensors, or does not fit the configuration.
+        """
+        files = find_checkpoint(repo_dir_or_file, subfolder=subfolder, revision=revision, dtype=dtype)
+        tensors = to_ours(read_weights(files, torch.device(device or "cpu")))
+        with torch.device("meta"):
+            model = cls(_read_config(files, tensors))
+        if mismatch := _mismatch(tensors, model.state_dict()):
+            raise ValueError(f"{files.weights[0]} does not fit its configuration: {mismatch}.")
+        model.load_state_dict(tensors, assign=True)
+        return model.to(dtype).eval() if dtype else model.eval()
+
+    def save_pretrained(self, directory: str | PathLike[str], *, layout: Literal["diffusers"] = "diffusers") -> None:
+        """Write the autoencoder into a folder that diffusers loads too; in an existing folder, file by file."""
+        if layout != "diffusers":
+            raise ValueError(f"layout is {layout!r}; the one there is is 'diffusers'.")
+        with replacing_files(Path(directory)) as folder:
+            write_checkpoint(folder, to_diffusers(self.state_dict()), self.config)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        commit_message: str = "Upload with sana-ae",
+    ) -> str:
+        """Publish the autoencoder as owner/name on the Hub, with a card where it has none; returns the URL."""
+        api = HfApi(token=token)
+        api.create_repo(repo, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name) / "model"
+            self.save_pretrained(folder)
+            if not api.file_exists(repo, "README.md"):
+                card = model_card(repo, self.config, sum(parameter.numel() for parameter in self.parameters()))
+                (folder / "README.md").write_text(card, encoding="utf-8")
+            commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=commit_message)
+        return str(commit.commit_url)
+
+
+def _read_config(files: CheckpointFiles, tensors: Tensors) -> DCAEConfig:
+    path = files.folder / CONFIG
+    fields = read_json(path)
+    if not fields:
+        return _infer_config(tensors, files.weights[0])
+    if name := fields.get("model_name"):  # efficientvit's
+        if name not in PUBLISHED:
+            raise ValueError(f"{path} names {name!r}; known are {sorted(PUBLISHED)}.")
+        return PUBLISHED[name]
+    try:
+        config = DCAEConfig.from_dict(fields)
+        # Every published model without shortcuts at its latent is a DC-AE 1.5.
+        adaptive = not (config.encoder_out_shortcut or config.decoder_in_shortcut)
+        facts = read_json(files.folder / FACTS)
+        return replace(config, adaptive_channels=facts.get("adaptive_channels", adaptive))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _infer_config(tensors: Tensors, path: Path) -> DCAEConfig:
+    """The published configuration with these shapes; where several differ in scale only, that in the file's name."""
+    fitting = {name: config for name, config in PUBLISHED.items() if _fits(tensors, config)}
+    named = {name: config for name, config in fitting.items() if name in path.name}
+    configs = list((named or fitting).values())
+    if not configs:
+        raise ValueError(
+            f"{path} has no {CONFIG} beside it and the shapes of no published autoencoder {sorted(PUBLISHED)}: put its "
+            f"{CONFIG} beside it."
+        )
+    if any(config != configs[0] for config in configs):
+        raise ValueError(
+            f"{path} could be any of {sorted(fitting)}, whose latents differ in scale: put its {CONFIG} beside it, or "
+            "name the file after it."
+        )
+    return configs[0]
+
+
+def _fits(tensors: Tensors, config: DCAEConfig) -> bool:
+    from sana_ae.autoencoder import DCAE  # DCAE is a Pretrained
+
+    with torch.device("meta"):
+        return not _mismatch(tensors, DCAE(config).state_dict())
+
+
+def _mismatch(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str:
+    """What speaks against loading the one into the other; empty where nothing does."""
+    shapes = [
+        f"{name} {tuple(given[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    complaints = {
+        "missing": [name for name in wanted if name not in given],
+        "unknown": [name for name in given if name not in wanted],
+        "misshapen": shapes,
+    }
+    return "; ".join(f"{len(items)} {kind} ({', '.join(items[:4])})" for kind, items in complaints.items() if items)
