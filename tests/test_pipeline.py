@@ -8,7 +8,7 @@ from diffusers import SanaSprintPipeline
 from safetensors.torch import load_file, save_file
 
 from sana import SanaPipeline
-from sana.pipeline import pair
+from sana.prompts import pair
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_wrong_pairs_are_refused(prompts, seeds, message):
     ("settings", "message"),
     [
         ({"height": 65}, "positive multiples of 32: try 64x64"),
-        ({"width": 0, "height": -32}, "positive multiples of 32"),
+        ({"width": 0, "height": -32}, "must be positive"),
         ({"steps": 0}, "steps=0"),
         ({"steps": 2.5}, "steps=2.5"),
         ({"steps": -3}, "steps=-3"),

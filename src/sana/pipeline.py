@@ -11,7 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sana.pipeline_folder import PipelineFacts, check_components, read_facts, write_facts
-from sana.resolution import nearest_bin, resize_and_crop, resolution_bins
+from sana.pixels import resize_and_crop, to_pil
+from sana.prompts import pair
+from sana.resolution import drawing_size, resolution_bins
 from sana.stages import checked_captions, checked_images, checked_latents
 from sana_ae import DCAE
 from sana_dit import (
@@ -175,26 +177,10 @@ class SanaPipeline:
     def sizes(
         self, height: int | None, width: int | None, *, binning: bool = True
     ) -> tuple[tuple[int, int], tuple[int, int]]:
-        """The (height, width) to draw at and the (height, width) to give back."""
+        """The (height, width) to draw at and the (height, width) to give back; see `drawing_size`."""
         f, sample_size = self.autoencoder.config.compression, self.transformer.config.sample_size
-        wanted = (height or sample_size * f, width or sample_size * f)
-        bins = resolution_bins(sample_size)
-        if bins is not None and binning:
-            if min(wanted) < 1:
-                raise ValueError(f"size is {wanted[1]}x{wanted[0]}; both sides must be positive")
-            return nearest_bin(*wanted, bins), wanted
-        if min(wanted) < f or wanted[0] % f or wanted[1] % f:
-            fit = [max(f, round(side / f) * f) for side in wanted]
-            raise ValueError(
-                f"size is {wanted[1]}x{wanted[0]}; both sides must be positive multiples of {f}: try {fit[1]}x{fit[0]}"
-            )
-        if bins is not None and wanted not in bins:
-            near = nearest_bin(*wanted, bins)
-            raise ValueError(
-                f"size is {wanted[1]}x{wanted[0]}, which this checkpoint was not trained at: "
-                f"use {near[1]}x{near[0]}, the nearest, or leave binning on"
-            )
-        return wanted, wanted
+        wanted = (sample_size * f if height is None else height, sample_size * f if width is None else width)
+        return drawing_size(*wanted, resolution_bins(sample_size), f=f, binning=binning), wanted
 
     @torch.inference_mode()
     def encode(
@@ -269,31 +255,3 @@ class SanaPipeline:
     def _to_transformer(self, captions: Captions) -> Captions:
         dtype = next(self.transformer.parameters()).dtype
         return Captions(captions.embeddings.to(self.device, dtype), captions.mask.to(self.device))
-
-
-def pair(prompts: str | Sequence[str], seeds: Sequence[int] | None) -> tuple[list[str], list[int]]:
-    """One prompt and one seed per picture."""
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not texts:
-        raise ValueError('no prompts were given; give one, or as many as seeds ("" draws without a prompt)')
-    for text in texts:
-        if not isinstance(text, str):
-            raise ValueError(f"a prompt is {text!r}; prompts are strings")
-    numbers = [0] * len(texts) if seeds is None else list(seeds)
-    for seed in numbers:
-        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-            raise ValueError(f"a seed is {seed!r}; seeds are whole numbers in [0, 2**63)")
-    if isinstance(prompts, str):
-        texts = texts * len(numbers)
-    if not numbers or len(texts) != len(numbers):
-        raise ValueError(
-            f"{len(texts)} prompts and {len(numbers)} seeds were given; "
-            "give one prompt as a string with any seeds, or as many prompts as seeds"
-        )
-    return texts, numbers
-
-
-def to_pil(images: Tensor) -> list[Image.Image]:
-    """Images (B, 3, H, W) in [-1, 1], clipped -> 8-bit RGB pictures."""
-    pixels = ((images / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(picture) for picture in pixels]

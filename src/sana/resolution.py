@@ -1,7 +1,4 @@
-"""Resolution bins: the sizes a public checkpoint was trained at, and how another size is made from one of them."""
-
-import torch.nn.functional as F
-from torch import Tensor
+"""Resolution bins: the sizes a public checkpoint was trained at, and the one that another size is made from."""
 
 # (height, width) in sixteenths of the checkpoint's nominal side, by rising ratio: PixArt's tables, which SANA uses.
 _UP_TO_1024 = (
@@ -31,12 +28,32 @@ def nearest_bin(height: int, width: int, bins: list[tuple[int, int]]) -> tuple[i
     return min(bins, key=lambda sides: abs(round(sides[0] / sides[1], 2) - height / width))
 
 
-def resize_and_crop(images: Tensor, height: int, width: int) -> Tensor:
-    """Scale images (B, C, H, W) until they cover height x width, bilinearly, and cut the centre out."""
-    if images.shape[2:] == (height, width):
-        return images
-    scale = max(height / images.shape[2], width / images.shape[3])
-    covering = (int(images.shape[2] * scale), int(images.shape[3] * scale))
-    images = F.interpolate(images, size=covering, mode="bilinear", align_corners=False)
-    top, left = (covering[0] - height) // 2, (covering[1] - width) // 2
-    return images[:, :, top : top + height, left : left + width]
+def drawing_size(
+    height: int, width: int, bins: list[tuple[int, int]] | None, *, f: int, binning: bool
+) -> tuple[int, int]:
+    """The (height, width) that a checkpoint with these bins draws at when height x width pixels are asked for.
+
+    Args:
+        height: of the picture asked for.
+        width: as height.
+        bins: what `resolution_bins` gave.
+        f: pixels per latent cell.
+        binning: whether to draw at the nearest bin; otherwise the size must be one that can be drawn as it is.
+
+    Raises:
+        ValueError: a side is not positive or, where no bin is taken, no multiple of f or not a size trained at.
+    """
+    given = f"size is {width}x{height}"
+    if min(height, width) < 1:
+        raise ValueError(f"{given}; both sides must be positive")
+    if bins is not None and binning:
+        return nearest_bin(height, width, bins)
+    if height % f or width % f:
+        high, wide = (max(f, round(side / f) * f) for side in (height, width))
+        raise ValueError(f"{given}; both sides must be positive multiples of {f}: try {wide}x{high}")
+    if bins is not None and (height, width) not in bins:
+        high, wide = nearest_bin(height, width, bins)
+        raise ValueError(
+            f"{given}, which this checkpoint was not trained at: use {wide}x{high}, the nearest, or leave binning on"
+        )
+    return height, width

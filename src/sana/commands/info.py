@@ -28,8 +28,10 @@ def _print_table(model: str, facts: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(title=model, title_justify="left")
-    for heading in ("component", "parameters", "GB in bf16", "GB in fp32", "GFLOP per picture", "shape"):
-        table.add_column(heading, justify="left" if heading in ("component", "shape") else "right")
+    table.add_column("component", no_wrap=True)
+    for heading in ("parameters", "GB, bf16", "GB, fp32", "GFLOP a picture"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("shape")
     for name, part in facts["components"].items():
         count = part["parameters"]
         flops = f"{part['flops_per_picture'] / 1e9:,.1f}"
@@ -39,6 +41,7 @@ def _print_table(model: str, facts: dict[str, Any]) -> None:
     flops = f"{facts['flops_per_picture'] / 1e9:,.1f}"
     table.add_row("all", f"{total:,}", f"{total * 2 / 1e9:.3f}", f"{total * 4 / 1e9:.3f}", flops, "")
     console = Console()
+    console.width = max(console.width, 120)
     console.print(table)
     console.print(
         f"{facts['width']}x{facts['height']} pixels, {facts['steps']} steps, guidance {facts['guidance_scale']}, "

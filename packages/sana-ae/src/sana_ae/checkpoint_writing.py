@@ -43,8 +43,8 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, torch.Tensor], config: 
     weights = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(weights, folder / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
     write_json(folder / CONFIG, {"_class_name": "AutoencoderDC"} | config.to_dict())
-    if config.adaptive_channels:
-        write_json(folder / FACTS, {"adaptive_channels": True})
+    if not (config.encoder_out_shortcut or config.decoder_in_shortcut):
+        write_json(folder / FACTS, {"adaptive_channels": config.adaptive_channels})
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:

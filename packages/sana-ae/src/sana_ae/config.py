@@ -144,7 +144,7 @@ class DCAEConfig:
         for wide, narrow in zip(widths[first + 1 :], widths[first:-1], strict=True):
             if 4 * narrow % wide:
                 raise ValueError(
-                    f"{side}_block_out_channels go from {narrow} to {wide}; for the residual shortcut the second has to "
+                    f"{side}_block_out_channels go from {narrow} to {wide}; for the residual shortcut the second must "
                     "divide 4 times the first."
                 )
         for kind, width in zip(getattr(self, f"{side}_block_types"), widths, strict=True):

@@ -48,7 +48,7 @@ class Pretrained(nn.Module):
         files = find_checkpoint(repo_dir_or_file, subfolder=subfolder, revision=revision, dtype=dtype)
         tensors = to_ours(read_weights(files, torch.device(device or "cpu")))
         with torch.device("meta"):
-            model = cls(_read_config(files, tensors))
+            model = cls(_read_config(files, tensors, cls))
         if mismatch := _mismatch(tensors, model.state_dict()):
             raise ValueError(f"{files.weights[0]} does not fit its configuration: {mismatch}.")
         model.load_state_dict(tensors, assign=True)
@@ -82,11 +82,11 @@ class Pretrained(nn.Module):
         return str(commit.commit_url)
 
 
-def _read_config(files: CheckpointFiles, tensors: Tensors) -> DCAEConfig:
+def _read_config(files: CheckpointFiles, tensors: Tensors, kind: type[Pretrained]) -> DCAEConfig:
     path = files.folder / CONFIG
     fields = read_json(path)
     if not fields:
-        return _infer_config(tensors, files.weights[0])
+        return _infer_config(tensors, files.weights[0], kind)
     if name := fields.get("model_name"):  # efficientvit's
         if name not in PUBLISHED:
             raise ValueError(f"{path} names {name!r}; known are {sorted(PUBLISHED)}.")
@@ -101,9 +101,12 @@ def _read_config(files: CheckpointFiles, tensors: Tensors) -> DCAEConfig:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _infer_config(tensors: Tensors, path: Path) -> DCAEConfig:
+def _infer_config(tensors: Tensors, path: Path, kind: type[Pretrained]) -> DCAEConfig:
     """The published configuration with these shapes; where several differ in scale only, that in the file's name."""
-    fitting = {name: config for name, config in PUBLISHED.items() if _fits(tensors, config)}
+    with torch.device("meta"):
+        fitting = {
+            name: config for name, config in PUBLISHED.items() if not _mismatch(tensors, kind(config).state_dict())
+        }
     named = {name: config for name, config in fitting.items() if name in path.name}
     configs = list((named or fitting).values())
     if not configs:
@@ -117,13 +120,6 @@ def _infer_config(tensors: Tensors, path: Path) -> DCAEConfig:
             "name the file after it."
         )
     return configs[0]
-
-
-def _fits(tensors: Tensors, config: DCAEConfig) -> bool:
-    from sana_ae.autoencoder import DCAE  # DCAE is a Pretrained
-
-    with torch.device("meta"):
-        return not _mismatch(tensors, DCAE(config).state_dict())
 
 
 def _mismatch(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str:

@@ -1,0 +1,25 @@
+"""Which prompt goes with which seed."""
+
+from collections.abc import Sequence
+
+
+def pair(prompts: str | Sequence[str], seeds: Sequence[int] | None) -> tuple[list[str], list[int]]:
+    """One prompt and one seed per picture."""
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not texts:
+        raise ValueError('no prompts were given; give one, or as many as seeds ("" draws without a prompt)')
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"a prompt is {text!r}; prompts are strings")
+    numbers = [0] * len(texts) if seeds is None else list(seeds)
+    for seed in numbers:
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+            raise ValueError(f"a seed is {seed!r}; seeds are whole numbers in [0, 2**63)")
+    if isinstance(prompts, str):
+        texts = texts * len(numbers)
+    if not numbers or len(texts) != len(numbers):
+        raise ValueError(
+            f"{len(texts)} prompts and {len(numbers)} seeds were given; "
+            "give one prompt as a string with any seeds, or as many prompts as seeds"
+        )
+    return texts, numbers
