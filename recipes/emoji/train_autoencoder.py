@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches ahead")
     options = parser.parse_args()
 
     torch.manual_seed(0)
@@ -107,6 +108,7 @@ def main() -> None:
         ema_decay=0.995,
         precision="bf16",
         checkpoint_every=200,
+        workers=options.workers,
         log_every=20,
     )
     Trainer.start_or_resume(model, reconstruction, optimizer, batches, config).fit()

@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
+from diffusers import AutoencoderDC
 
 from sana_ae import DC_AE_1_5_F32C128, DC_AE_F32C32_SANA, DC_AE_F128C512, DC_AE_LITE_F32C32, DCAEConfig
 
@@ -28,9 +30,8 @@ def test_every_word_but_pixel_unshuffle_means_a_strided_convolution_as_in_diffus
 
 
 def test_missing_keys_take_the_defaults_of_diffusers():
-    from diffusers import AutoencoderDC
-
-    defaults = {key: value for key, value in AutoencoderDC().config.items() if not key.startswith("_")}
+    with torch.device("meta"):
+        defaults = AutoencoderDC().config
     assert DCAEConfig.from_dict({}) == DCAEConfig.from_dict(defaults)
 
 
@@ -53,7 +54,7 @@ def test_compression_counts_stages():
             "decoder_norm_types has 5 entries and encoder_block_out_channels 6",
         ),
         ({"encoder_layers_per_block": (2, 0, 2, 3, 3, 3)}, r"encoder_layers_per_block is \(2, 0, 2, 3, 3, 3\)"),
-        ({"decoder_block_out_channels": (128, 256, 512, 512, 768, 1024)}, "go from 768 to 1024"),
+        ({"decoder_block_out_channels": (128, 256, 512, 512, 768, 1024)}, "go from 512 to 768"),
         ({"encoder_block_out_channels": (126, 252, 504, 504, 1008, 1008)}, "multiples of 4"),
         ({"attention_head_dim": 48}, "512 channels cannot be cut into heads of 48"),
         ({"latent_channels": 48}, "last encoder stage has 1024 channels and the latent 48"),
@@ -61,8 +62,6 @@ def test_compression_counts_stages():
     ],
 )
 def test_contradictions_are_refused(changes, message):
-    if "768" in message:
-        changes |= {"attention_head_dim": 256}
     with pytest.raises(ValueError, match=message):
         replace(DC_AE_F32C32_SANA, **changes)
 

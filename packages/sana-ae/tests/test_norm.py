@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from sana_ae.norm import BatchNorm2d, RMSNorm2d
 
-EPS = {torch.float32: 2**-24, torch.bfloat16: 2**-9}  # half a unit in the last place
+EPS = {torch.float32: 2**-24, torch.bfloat16: 2**-8}  # half a unit in the last place
 
 
 def make_norm(channels):
@@ -68,6 +68,7 @@ def test_the_form_other_devices_run_has_the_same_shapes_and_dtype():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_computes_the_same(relative_error):
     norm, x, residual = make_norm(64), torch.randn(2, 64, 9, 9), torch.randn(2, 64, 9, 9)
     on_gpu = norm.cuda()(x.cuda(), residual.cuda()).cpu()

@@ -23,7 +23,7 @@ def test_a_stopped_run_ends_in_the_same_bits(make_trainer, parts, tmp_path):
     straight.fit()
     stopped = make_trainer(run_dir=str(tmp_path / "stopped"), checkpoint_every=2)
     for _ in range(3):
-        stopped.train_step()
+        stopped.train_step(stopped.batches(stopped.step))
         if stopped.step == 2:
             stopped.save()  # then one more step that the kill throws away
     resumed = Trainer.resume(tmp_path / "stopped", *parts(stopped.config))
@@ -69,7 +69,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_alone(make_trainer):
     before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
     trainer.objective = lambda model, batch, draws: model.conv.weight.sum() * float("nan")
     with pytest.raises(FloatingPointError, match=r"step 0: loss nan.*0-0"):
-        trainer.train_step()
+        trainer.train_step(trainer.batches(0))
     assert all(torch.equal(weight, before[name]) for name, weight in trainer.model.state_dict().items())
 
 
@@ -91,3 +91,12 @@ def test_a_command_starts_a_run_once_and_resumes_it_afterwards(make_trainer, par
     assert Trainer.start_or_resume(*parts(config)).step == 0
     make_trainer(steps=4, checkpoint_every=2).fit()
     assert Trainer.start_or_resume(*parts(config)).step == 4
+
+
+def test_workers_change_no_bit(make_trainer, tmp_path):
+    alone = make_trainer(run_dir=str(tmp_path / "alone"))
+    helped = make_trainer(run_dir=str(tmp_path / "helped"), workers=1)
+    alone.fit()
+    helped.fit()
+    for name, weight in alone.model.state_dict().items():
+        assert torch.equal(weight, helped.model.state_dict()[name]), name

@@ -31,8 +31,8 @@ class RMSNorm2d(nn.Module):
             )
         else:
             y = F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps).to(x.dtype)
-            y = y + self.bias.to(x.dtype)
-            y = y if residual is None else y + residual.to(x.dtype)
+            y = y.add_(self.bias)
+            y = y if residual is None else y.add_(residual)
         return y.movedim(-1, 1)
 
 

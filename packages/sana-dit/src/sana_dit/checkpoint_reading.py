@@ -5,7 +5,7 @@ import pickle
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def find_checkpoint(
     path = Path(repo_dir_or_file)
     if path.is_file():
         return CheckpointFiles(weights=(path,), folder=path.parent)
-    fetch = _fetcher(fspath(repo_dir_or_file), revision)
+    fetch = _fetcher(repo_dir_or_file, revision)
     root = fetch(["model_index.json", "*config.json", "*sana.json", "*sana.safetensors", "*.safetensors.index*.json"])
     is_pipeline = subfolder is None and (root / "model_index.json").is_file()
     prefix = "transformer/" if is_pipeline else f"{subfolder.strip('/')}/" if subfolder else ""
@@ -94,15 +94,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 _Fetch = Callable[[list[str]], Path]
 _VARIANTS = {torch.bfloat16: ".bf16", torch.float16: ".fp16"}
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
-def _fetcher(repo_or_dir: str, revision: str | None) -> _Fetch:
+def _fetcher(repo_or_dir: str | PathLike[str], revision: str | None) -> _Fetch:
     """Returns what makes files that match some patterns present and tells their folder."""
     folder = Path(repo_or_dir)
     if folder.is_dir():
         return lambda patterns: folder
-    if not _HUB_ID.fullmatch(repo_or_dir) or repo_or_dir.startswith("."):
+    if not isinstance(repo_or_dir, str) or not _HUB_ID.fullmatch(repo_or_dir):
         raise FileNotFoundError(
             f"{repo_or_dir} is neither a file nor a folder: give one, or a Hub repository as owner/name"
         )

@@ -1,7 +1,7 @@
 """Initial weights: layers whose first values come from a generator that the caller may own.
 
 Values are drawn in float32 on the generator's device and then copied, so the same seed gives the same layer in
-every dtype and on every device. Layers on the meta device draw nothing.
+every dtype and on every device.
 """
 
 import math
@@ -56,14 +56,12 @@ class DepthwiseConv(nn.Conv2d):
 
 def fill_uniform(parameter: Tensor, bound: float, generator: Generator | None) -> None:
     """Fills the parameter with values uniform in [-bound, bound]."""
-    if not parameter.is_meta:
-        _assign(parameter, _empty_like(parameter, generator).uniform_(-bound, bound, generator=generator))
+    _assign(parameter, _empty_like(parameter, generator).uniform_(-bound, bound, generator=generator))
 
 
 def fill_normal(parameter: Tensor, std: float, generator: Generator | None) -> None:
     """Fills the parameter with normal values of mean 0."""
-    if not parameter.is_meta:
-        _assign(parameter, _empty_like(parameter, generator).normal_(0, std, generator=generator))
+    _assign(parameter, _empty_like(parameter, generator).normal_(0, std, generator=generator))
 
 
 def _reset_convolution(weight: Tensor, bias: Tensor | None, generator: Generator | None) -> None:

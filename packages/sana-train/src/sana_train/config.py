@@ -21,6 +21,7 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints; the last step always writes one.
         keep_checkpoints: how many of the newest checkpoints stay on disk.
         log_every: steps between lines of `metrics.jsonl`.
+        workers: processes that prepare batches ahead; 0 prepares each in the training process, when it is needed.
         progress: whether to show a progress bar.
     """
 
@@ -36,13 +37,14 @@ class TrainConfig:
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
     log_every: int = 50
+    workers: int = 0
     progress: bool = True
 
     def __post_init__(self) -> None:
         for name in ("steps", "checkpoint_every", "keep_checkpoints", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("warmup_steps", "decay_steps"):
+        for name in ("warmup_steps", "decay_steps", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.warmup_steps + self.decay_steps > self.steps:

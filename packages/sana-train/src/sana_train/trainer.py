@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from sana_train.checkpoint import (
@@ -104,8 +106,8 @@ class Trainer:
         self.model.train()
         started, first = time.monotonic(), self.step
         with tqdm(total=config.steps, initial=self.step, unit="step", disable=not config.progress) as bar:
-            while self.step < config.steps:
-                metrics = self.train_step()
+            for batch in self._upcoming():
+                metrics = self.train_step(batch)
                 bar.update()
                 if self.step % config.log_every == 0 or self.step == config.steps:
                     bar.set_postfix(loss=f"{metrics['loss']:.4f}")
@@ -114,13 +116,12 @@ class Trainer:
                 if self.step % config.checkpoint_every == 0 or self.step == config.steps:
                     self.save()
 
-    def train_step(self) -> dict[str, float]:
-        """One optimizer step; returns its loss, gradient norm and learning rate.
+    def train_step(self, batch: Batch) -> dict[str, float]:
+        """One optimizer step on the batch of `self.step`; returns its loss, gradient norm and learning rate.
 
         Raises:
             FloatingPointError: the loss or a gradient is not finite; the weights are then still those before the step.
         """
-        batch = self.batches(self.step)
         factor = self.config.lr_factor(self.step)
         for group, lr in zip(self.optimizer.param_groups, self._base_lrs, strict=True):
             group["lr"] = lr * factor
@@ -152,6 +153,11 @@ class Trainer:
         with self.ema.applied():
             replace_folder(self.run_dir / "model", self._export)
 
+    def _upcoming(self) -> Iterable[Batch]:
+        steps = _Steps(self.batches, range(self.step, self.config.steps))
+        ahead = 4 if self.config.workers else None
+        return DataLoader(steps, batch_size=None, num_workers=self.config.workers, prefetch_factor=ahead)
+
     def _loss(self, batch: Batch) -> Tensor:
         device = next(self.model.parameters()).device
         batch = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in batch.items()}
@@ -168,7 +174,7 @@ class Trainer:
 
     def _load(self, state: dict[str, Any]) -> None:
         then, now = state["config"], dataclasses.asdict(self.config)
-        free = {"run_dir", "checkpoint_every", "keep_checkpoints", "log_every", "progress"}
+        free = {"run_dir", "checkpoint_every", "keep_checkpoints", "log_every", "workers", "progress"}
         changed = [f"{k} {then[k]} -> {now[k]}" for k in now if k not in free and then.get(k) != now[k]]
         if changed:
             raise CheckpointError(
@@ -190,3 +196,17 @@ class Trainer:
             return
         lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
         path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+
+
+class _Steps(Dataset[Batch]):
+    """The batches of some steps, for a loader; its workers take any step, since a batch is a function of it."""
+
+    def __init__(self, batches: Batches, steps: range) -> None:
+        self.batches = batches
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batches(self.steps[index])
