@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderDC
+from diffusers.utils import logging
 
 from sana_ae import DC_AE_F32C32_SANA, DCAE, DCAEConfig
 from sana_ae.weights import from_diffusers
@@ -29,6 +30,7 @@ def main() -> None:
     """Measure all combinations of dtype and size, print them, and write them to --out."""
     options = _options()
     torch.set_num_threads(options.threads)
+    logging.set_verbosity_error()  # it warns at every change of dtype
     config = _narrow(options.widths)
     theirs = _random_autoencoder(config)
     ours = DCAE(config).eval()

@@ -1,10 +1,12 @@
 import inspect
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import SanaPipeline
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
@@ -209,3 +211,21 @@ def test_captions_unpack_into_the_arguments_of_the_model(encoder: CaptionEncoder
     assert isinstance(encoder(PROMPTS), Captions)
     assert embeddings.shape[:2] == mask.shape
     assert mask.dtype == torch.int64
+
+
+@pytest.mark.parametrize(("part", "name"), [("text_encoder", "model.safetensors"), ("tokenizer", "tokenizer.json")])
+def test_a_truncated_file_is_named(encoder: CaptionEncoder, tmp_path: Path, part: str, name: str) -> None:
+    encoder.save_pretrained(tmp_path)
+    os.truncate(tmp_path / part / name, 100)
+    with pytest.raises(ValueError, match=f"{part}.* is damaged .*: download it again"):
+        CaptionEncoder.from_pretrained(tmp_path)
+
+
+def test_missing_weights_are_named_and_not_drawn_at_random(encoder: CaptionEncoder, tmp_path: Path) -> None:
+    encoder.save_pretrained(tmp_path)
+    path = tmp_path / "text_encoder" / "model.safetensors"
+    weights = load_file(path)
+    del weights["norm.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights \(norm.weight"):
+        CaptionEncoder.from_pretrained(tmp_path)

@@ -39,8 +39,12 @@ def generate(
         paths = _paths(out, jobs)
         width, height = _size(size)
         torch_dtype = _dtype(dtype)
+        from transformers.utils import logging
+
         from sana.pipeline import SanaPipeline
 
+        if not progress:
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         pipeline = SanaPipeline.from_pretrained(model, device=device, dtype=torch_dtype, offload=offload)
         pictures = pipeline(
             [prompt for prompt, _ in jobs],

@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from sana_dit import ops
+from sana_dit.accelerate import accelerate_diffusers
 from sana_dit.block import SanaBlock
 from sana_dit.captions import CaptionEncoder, Captions
 from sana_dit.config import (
@@ -52,6 +53,7 @@ __all__ = [
     "SanaTransformer",
     "Velocity",
     "__version__",
+    "accelerate_diffusers",
     "draw_noise",
     "euler",
     "flow_dpm_solver",

@@ -4,10 +4,11 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 
 from sana_dit.checkpoint_reading import FACTS, read_json
 from sana_dit.checkpoint_writing import replacing_files, write_json
@@ -65,6 +66,54 @@ def find_caption_files(
         variant=_find_variant(fetch, f"{prefix}/" if prefix else "", dtype),
         facts=_read_facts([text_encoder / FACTS, folder / FACTS, root / FACTS]),
     )
+
+
+def load_text_encoder(files: CaptionFiles, dtype: torch.dtype | None) -> "PreTrainedModel":
+    """Loads the weights of a text encoder; transformers would only warn of missing ones and draw them at random.
+
+    Raises ImportError without transformers, ValueError where a file is damaged or weights do not fit.
+    """
+    transformers = import_transformers()
+    # transformers renamed torch_dtype within its version 4.
+    dtype_name = "dtype" if hasattr(transformers.PretrainedConfig(), "dtype") else "torch_dtype"
+    try:
+        text_encoder, found = transformers.AutoModel.from_pretrained(
+            files.text_encoder,
+            variant=files.variant,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **{dtype_name: dtype or "auto"},
+        )
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"the text encoder in {files.text_encoder} is damaged ({error}): download it again") from error
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(
+            f"the text encoder in {files.text_encoder} lacks {len(missing)} weights ({', '.join(missing[:3])} ...): "
+            "download it again"
+        )
+    model: PreTrainedModel = text_encoder
+    return model
+
+
+def load_tokenizer(files: CaptionFiles) -> "PreTrainedTokenizerBase":
+    """Loads the tokenizer; raises ValueError where its files are damaged."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = import_transformers().AutoTokenizer.from_pretrained(
+            files.tokenizer, trust_remote_code=False
+        )
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise ValueError(f"the tokenizer in {files.tokenizer} is damaged ({error}): download it again") from error
+    return tokenizer
+
+
+def import_transformers() -> Any:
+    """Returns the package; raises an ImportError that says how to install it."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError("CaptionEncoder needs transformers: pip install 'sana-dit[caption]'") from error
+    return transformers
 
 
 def save_caption_files(

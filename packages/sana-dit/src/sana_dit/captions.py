@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple, Self, get_args
 import torch
 from torch import Tensor
 
-from sana_dit.caption_files import CaptionFacts, find_caption_files, save_caption_files
+from sana_dit.caption_files import (
+    CaptionFacts,
+    find_caption_files,
+    import_transformers,
+    load_text_encoder,
+    load_tokenizer,
+    save_caption_files,
+)
 from sana_dit.complex_human_instruction import COMPLEX_HUMAN_INSTRUCTION
 from sana_dit.config import Compat
 
@@ -95,30 +102,21 @@ class CaptionEncoder:
         Raises:
             FileNotFoundError: if there is no text encoder, tokenizer or safetensors file in it.
             ImportError: if transformers is not installed.
+            ValueError: if a file is damaged, or weights are missing or of another shape.
         """
-        try:
-            import transformers
-        except ImportError as error:
-            raise ImportError("CaptionEncoder needs transformers: pip install 'sana-dit[caption]'") from error
+        import_transformers()  # before anything is downloaded
         files = find_caption_files(repo_or_dir, subfolder=subfolder, revision=revision, dtype=dtype)
-        # transformers renamed torch_dtype within its version 4.
-        dtype_name = "dtype" if hasattr(transformers.PretrainedConfig(), "dtype") else "torch_dtype"
-        text_encoder = transformers.AutoModel.from_pretrained(
-            files.text_encoder,
-            variant=files.variant,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **{dtype_name: dtype or "auto"},
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(files.tokenizer, trust_remote_code=False)
+        text_encoder = load_text_encoder(files, dtype)
+        tokenizer = load_tokenizer(files)
         facts = files.facts
-        return cls(
+        encoder = cls(
             tokenizer,
-            text_encoder.to(device).eval() if device is not None else text_encoder.eval(),
+            text_encoder,
             compat=facts.compat if compat is None else compat,
             chi=facts.chi if chi is None else chi,
             max_tokens=facts.max_tokens if max_tokens is None else max_tokens,
         )
+        return encoder if device is None else encoder.to(device)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes text_encoder/ (with sana.json) and tokenizer/ into directory, as in diffusers' pipeline folders."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from sana_dit.block import SanaBlock
 from sana_dit.config import SanaConfig
@@ -118,15 +118,12 @@ class FinalLayer(nn.Module):
         super().__init__()
         self.proj = Linear(config.width, config.patch_size**2 * config.out_channels)
         self.scale_shift_table = nn.Parameter(torch.empty(2, config.width))
-        self._reset_table(None)
+        fill_normal(self.scale_shift_table, 1 / math.sqrt(config.width), None)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Maps (B, N, D) and the time vector (B, D) to (B, N, p*p*C)."""
         shift, scale = (self.scale_shift_table + t[:, None]).unbind(1)  # (B, D), (B, D)
         return self.proj(modulated_norm(x, shift, scale))
-
-    def _reset_table(self, generator: Generator | None) -> None:
-        fill_normal(self.scale_shift_table, 1 / math.sqrt(self.scale_shift_table.shape[1]), generator)
 
 
 def _attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
