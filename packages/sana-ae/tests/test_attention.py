@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import SanaMultiscaleLinearAttention
 
-from sana_ae.attention import MultiscaleAttention, context, read
+from sana_ae.attention import MultiscaleAttention, attend, summarise
 
 
 def quadratic(qkv):
@@ -16,24 +16,24 @@ def quadratic(qkv):
 
 def test_linear_attention_is_the_quadratic_form_by_other_brackets(relative_error):
     qkv = torch.randn(2, 3, 50, 24)
-    assert relative_error(read(qkv, context(qkv)), quadratic(qkv)) < 1e-6
+    assert relative_error(attend(qkv, summarise(qkv)), quadratic(qkv)) < 1e-6
 
 
 def test_a_pixel_that_attends_to_nothing_gets_zero():
     qkv = -torch.rand(1, 1, 4, 24)
-    assert torch.equal(read(qkv, context(qkv)), torch.zeros(1, 1, 4, 8))
+    assert torch.equal(attend(qkv, summarise(qkv)), torch.zeros(1, 1, 4, 8))
 
 
-def test_contexts_of_parts_add_up():
+def test_summaries_of_parts_add_up():
     qkv = torch.randn(1, 2, 60, 24)
-    parts = context(qkv[:, :, :13]) + context(qkv[:, :, 13:])
-    torch.testing.assert_close(parts, context(qkv))
+    parts = summarise(qkv[:, :, :13]) + summarise(qkv[:, :, 13:])
+    torch.testing.assert_close(parts, summarise(qkv))
 
 
 def test_sums_over_many_pixels_stay_exact_under_autocast(relative_error):
     qkv = torch.rand(1, 1, 4096, 24).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        out = read(qkv, context(qkv))
+        out = attend(qkv, summarise(qkv))
     assert out.dtype == torch.bfloat16
     assert relative_error(out, quadratic(qkv)) < 2**-8  # one rounding; sums in bf16 would be off by 10 % and more
 

@@ -93,7 +93,7 @@ def test_an_empty_folder_holds_no_autoencoder(tmp_path):
         find(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["./gone", "gone", "/gone/further/down", "../up"])
+@pytest.mark.parametrize("name", ["./gone", "gone", "/gone/further/down", "../up", "weights/gone.safetensors"])
 def test_what_is_neither_here_nor_a_hub_name_is_refused(name):
     with pytest.raises(FileNotFoundError, match="neither a file nor a folder"):
         find(name)

@@ -146,7 +146,8 @@ def describe(device: str) -> dict[str, Any]:
     """Returns what the numbers depend on."""
     return {
         "benchmark": "sana-dit forward against diffusers",
-        "model": f"width {CONFIG.width}, {CONFIG.num_layers} layers, {SIDE * SIDE} tokens, {CAPTION_TOKENS} of text, q and k normed",
+        "model": f"width {CONFIG.width}, {CONFIG.num_layers} layers, q and k normed, {SIDE}x{SIDE} tokens, "
+        f"{CAPTION_TOKENS} of text",
         "sana_dit": __version__,
         "diffusers": diffusers.__version__,
         "torch": torch.__version__,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sana_dit.checkpoint_writing import replacing_files, write_shards
 
@@ -17,6 +17,13 @@ def test_a_new_folder_appears_with_everything_in_it(tmp_path):
         assert not (tmp_path / "deep" / "model").exists()
     assert names(tmp_path / "deep" / "model") == ["config.json"]
     assert names(tmp_path / "deep") == ["model"]
+
+
+def test_files_can_be_read_by_whom_the_folder_lets_in(tmp_path):
+    with replacing_files(tmp_path / "model") as folder:
+        save_file({"x": torch.zeros(1)}, folder / "x.safetensors")
+    mode = (tmp_path / "model" / "x.safetensors").stat().st_mode
+    assert mode & 0o666 == (tmp_path / "model").stat().st_mode & 0o666
 
 
 def test_an_error_leaves_the_old_folder_and_nothing_else(tmp_path):

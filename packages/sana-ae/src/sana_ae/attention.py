@@ -30,7 +30,7 @@ class MultiscaleAttention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Attend over all pixels of x (B, C, H, W)."""
         heads = self.heads(self.qkv(x))  # (B, heads, N, 3D)
-        return self.project(x, read(heads, context(heads)))
+        return self.project(x, attend(heads, summarise(heads)))
 
     def qkv(self, x: torch.Tensor) -> torch.Tensor:
         """Queries, keys and values of x (B, C, H, W) at all S scales: (B, 3C S, H, W)."""
@@ -64,10 +64,10 @@ class Aggregation(nn.Module):
         return out
 
 
-def context(qkv: torch.Tensor) -> torch.Tensor:
-    """All that attention has to know of the keys and values: sum_n relu(k_n) (v_n, 1) in fp32, (B, heads, D, D + 1).
+def summarise(qkv: torch.Tensor) -> torch.Tensor:
+    """All that queries have to know of keys and values: sum_n relu(k_n) (v_n, 1) in fp32, (B, heads, D, D + 1).
 
-    qkv is (B, heads, N, 3D). Contexts of parts of an image add up to that of the whole. In bf16 the sum over N would
+    qkv is (B, heads, N, 3D). Summaries of parts of an image add up to that of the whole. In bf16 the sum over N would
     stop growing after a few hundred pixels.
     """
     with _full_precision(qkv.device):
@@ -76,14 +76,14 @@ def context(qkv: torch.Tensor) -> torch.Tensor:
         return torch.cat((k @ v, k.sum(dim=-1, keepdim=True)), dim=-1)
 
 
-def read(qkv: torch.Tensor, context: torch.Tensor, *, eps: float = 1e-15) -> torch.Tensor:
-    """Attended values sum_m (q_n . k_m) v_m / (sum_m q_n . k_m + eps), q and k through ReLU.
+def attend(qkv: torch.Tensor, summary: torch.Tensor, *, eps: float = 1e-15) -> torch.Tensor:
+    """Linear attention: sum_m (q_n . k_m) v_m / (sum_m q_n . k_m + eps), q and k through ReLU.
 
-    qkv is (B, heads, N, 3D) and `context` (B, heads, D, D + 1); the result (B, heads, N, D) has the dtype of qkv.
+    qkv is (B, heads, N, 3D), `summary` (B, heads, D, D + 1); the result (B, heads, N, D) has the dtype of qkv.
     """
     with _full_precision(qkv.device):
         q = F.relu(qkv[..., : qkv.shape[-1] // 3].float())  # (B, heads, N, D)
-        sums = q @ context  # (B, heads, N, D + 1)
+        sums = q @ summary  # (B, heads, N, D + 1)
         return (sums[..., :-1] / (sums[..., -1:] + eps)).to(qkv.dtype)
 
 

@@ -70,6 +70,7 @@ def read_json(path: Path) -> dict[str, Any]:
 _Fetch = Callable[[list[str]], Path]
 _VARIANTS = {torch.bfloat16: ".bf16", torch.float16: ".fp16"}
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 def _fetcher(repo_or_dir: str, revision: str | None) -> _Fetch:
@@ -77,7 +78,7 @@ def _fetcher(repo_or_dir: str, revision: str | None) -> _Fetch:
     folder = Path(repo_or_dir)
     if folder.is_dir():
         return lambda patterns: folder
-    if not _HUB_ID.fullmatch(repo_or_dir):
+    if not _HUB_ID.fullmatch(repo_or_dir) or folder.suffix in _SUFFIXES:
         raise FileNotFoundError(
             f"{repo_or_dir} is neither a file nor a folder: give one, or a Hub repository as owner/name."
         )
@@ -108,7 +109,7 @@ def _shards(index: Path) -> list[str]:
 
 def _find_single(fetch: _Fetch, prefix: str) -> tuple[Path, ...]:
     """The only file of weights under any name, such as efficientvit's model.safetensors."""
-    patterns = ("*.safetensors", "*.pt", "*.pth")
+    patterns = tuple(f"*{suffix}" for suffix in _SUFFIXES)
     folder = fetch([prefix + pattern for pattern in patterns]) / prefix
     found = sorted(path for pattern in patterns for path in folder.glob(pattern))
     if len(found) > 1:

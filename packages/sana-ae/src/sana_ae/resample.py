@@ -51,11 +51,9 @@ def nearest_then_convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Ten
     Three neighbours in the doubled image are copies of only two pixels, so this is a transposed convolution of stride 2
     whose 4x4 kernel holds, along each axis, (w2, w1 + w2, w0 + w1, w0): 4 multiplications per output instead of 9.
     """
-    row = torch.arange(4, device=weight.device).unsqueeze(1) + torch.arange(3, device=weight.device)
-    axis = (row // 2 == 1).to(
-        weight.dtype
-    )  # (4, 3), 1 where the pixel that output row k sees is reached by tap 0, 1, 2
-    kernel = torch.unflatten(weight.flatten(2) @ torch.kron(axis, axis).T, 2, (4, 4))  # (C', C, 4, 4)
+    row, tap = torch.arange(4, device=weight.device), torch.arange(3, device=weight.device)
+    sums = ((row.unsqueeze(1) + tap) // 2 == 1).to(weight.dtype)  # (4, 3): row k sums the taps 2 - k and 3 - k
+    kernel = torch.unflatten(weight.flatten(2) @ torch.kron(sums, sums).T, 2, (4, 4))  # (C', C, 4, 4)
     return F.conv_transpose2d(x, kernel.transpose(0, 1), bias, stride=2, padding=1)
 
 

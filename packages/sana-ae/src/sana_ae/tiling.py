@@ -2,8 +2,11 @@
 
 Where a stage is convolutional, a tile is computed from its pixels and a margin as wide as the layers can see, and the
 margin is cut off again: after every stage, so little is computed twice. Linear attention sees the whole image, but only
-through sums over pixels (`attention.context`); they are added up over all tiles first. Both are exact up to the
+through sums over pixels (`attention.summarise`), which are added up over all tiles first. Both are exact up to the
 rounding of sums, on every compression ratio.
+
+Activations of the sana decoder for 4096 x 4096 pixels in bf16: 18 GiB whole; 1.8 GiB with tile=1024, for 1.12 times the
+work; 1.0 GiB with tile=512, for 1.26 times.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +18,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from sana_ae.attention import MultiscaleAttention, context, read
+from sana_ae.attention import MultiscaleAttention, attend, summarise
 from sana_ae.blocks import EfficientViTBlock
 from sana_ae.decoder import Decoder
 from sana_ae.encoder import Encoder
@@ -111,13 +114,13 @@ def _whole(stage: nn.Sequential, x: torch.Tensor, *, tile: int) -> torch.Tensor:
 def _attend(attention: MultiscaleAttention, x: torch.Tensor, *, tile: int) -> torch.Tensor:
     step = Step(apply=attention.qkv, margin=attention.margin)
     tiles = _tiles([step], x, tile=tile)
-    whole = sum(context(attention.heads(qkv)) for _, _, qkv in tiles)  # (B, heads, D, D + 1)
-    assert isinstance(whole, torch.Tensor)
+    summary = sum(summarise(attention.heads(qkv)) for _, _, qkv in tiles)  # (B, heads, D, D + 1)
+    assert isinstance(summary, torch.Tensor)
 
-    def attend(piece: torch.Tensor) -> torch.Tensor:
-        return attention.project(piece, read(attention.heads(attention.qkv(piece)), whole))
+    def apply(piece: torch.Tensor) -> torch.Tensor:
+        return attention.project(piece, attend(attention.heads(attention.qkv(piece)), summary))
 
-    return _in_tiles([Step(apply=attend, margin=attention.margin)], x, tile=tile)
+    return _in_tiles([Step(apply=apply, margin=attention.margin)], x, tile=tile)
 
 
 def _in_tiles(steps: Sequence[Step], x: torch.Tensor, *, tile: int, progress: bool = False) -> torch.Tensor:

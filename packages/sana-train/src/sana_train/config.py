@@ -63,7 +63,7 @@ class TrainConfig:
         """The factor on every learning rate at optimizer step `step` (0-based)."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
-        decayed = step - (self.steps - self.decay_steps)
-        if decayed < 0:
+        decayed = min(step + 1 - (self.steps - self.decay_steps), self.decay_steps)
+        if decayed <= 0:
             return 1.0
-        return 1.0 - (1.0 - self.final_lr_factor) * (decayed + 1) / self.decay_steps
+        return 1.0 - (1.0 - self.final_lr_factor) * decayed / self.decay_steps
