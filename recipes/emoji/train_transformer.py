@@ -138,7 +138,7 @@ def main() -> None:
         run_dir=str(options.out / "transformer-run"),
         steps=options.steps,
         warmup_steps=min(200, options.steps // 10),
-        decay_steps=options.steps * 2 // 5,
+        decay_steps=options.steps * 3 // 10,
         final_lr_factor=0.02,
         ema_decay=0.998,
         precision="bf16",
