@@ -57,6 +57,10 @@ def test_the_settings_in_a_picture_draw_it_again(run, small_folder, tmp_path):
         (["--size", "64"], "--size is '64'"),
         (["--size", "65x64"], "multiples of 32"),
         (["--seeds", "1,x"], "--seeds is '1,x'"),
+        (["--seeds", "1,2", "-n", "2"], "leave --seed and -n out"),
+        (["--cfg", "nan"], "guidance_scale is nan"),
+        (["--device", "nowhere"], "device 'nowhere' cannot be used"),
+        (["--out", "one.jpg"], "written as PNG"),
         (["--steps", "0"], "steps=0"),
         (["--steps", "-4"], "steps=-4"),
         (["--dtype", "int8"], "--dtype is 'int8'"),
@@ -70,6 +74,22 @@ def test_bad_options_are_one_line_and_leave_nothing(run, small_folder, tmp_path,
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_emoji_prompts_do_not_write_over_each_other(run, small_folder, tmp_path):
+    common = ("--model", small_folder, "--steps", 1, "--no-progress", "--out", tmp_path)
+    run("generate", "🍎", "🐈", *common)
+    run("generate", "🐕", "x" * 300, *common)
+    assert len(os.listdir(tmp_path)) == 4
+
+
+def test_negative_prompt_and_guidance_reach_the_pipeline(run, small_folder, tmp_path):
+    common = ("generate", "a cat", "--model", small_folder, "--steps", 2, "--no-progress", "--out")
+    run(*common, tmp_path / "plain.png")
+    run(*common, tmp_path / "negative.png", "--negative", "a dog")
+    run(*common, tmp_path / "strong.png", "--cfg", 9)
+    pictures = {name: Image.open(tmp_path / f"{name}.png").tobytes() for name in ("plain", "negative", "strong")}
+    assert len(set(pictures.values())) == 3
 
 
 def test_an_unknown_model_is_said_in_one_line(run, tmp_path):
@@ -107,4 +127,8 @@ def test_info_counts_a_model_without_loading_it(run, small_folder):
     ):
         assert facts["components"][name]["parameters"] == sum(weight.numel() for weight in part.parameters())
     assert (facts["width"], facts["height"], facts["steps"], facts["flow_shift"]) == (64, 64, 20, 3.0)
+    once = 2 * 4 * (8 * 32 + 32 * 8)  # 4 tokens in and out of a transformer 32 wide: a part of one evaluation
+    flops = facts["components"]["transformer"]["flops_per_picture"]
+    assert flops % 40 == 0  # 20 steps, two branches
+    assert flops / 40 > once
     assert "transformer" in run("info", small_folder).stdout

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -7,7 +8,7 @@ from diffusers import SanaPipeline as DiffusersPipeline
 from diffusers import SanaSprintPipeline
 from safetensors.torch import load_file, save_file
 
-from sana import SanaPipeline
+from sana import PipelineFacts, SanaPipeline
 from sana.prompts import pair
 
 
@@ -60,9 +61,8 @@ def test_sprint_latents_are_those_of_diffusers(sprint_folder, steps):
     theirs.set_progress_bar_config(disable=True)
     extra = {} if steps == 2 else {"intermediate_timesteps": None}
     latents = theirs("a cat", generator=generator, output_type="latent", num_inference_steps=steps, **extra).images
-    # diffusers leaves Sprint latents times sigma_data.
     mine = draw_latents(ours, "a cat", 5, steps=steps, scale=4.5)
-    assert (mine - latents / 0.5 * 0.5).abs().max() <= 1e-4 * latents.abs().max()
+    assert (mine - latents).abs().max() <= 1e-4 * latents.abs().max()
 
 
 def test_a_saved_pipeline_gives_the_same_picture_here_and_in_diffusers(pipeline, small_folder, tmp_path):
@@ -112,6 +112,8 @@ def test_wrong_pairs_are_refused(prompts, seeds, message):
     ("settings", "message"),
     [
         ({"height": 65}, "positive multiples of 32: try 64x64"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"guidance_scale": float("inf")}, "guidance_scale is inf"),
         ({"width": 0, "height": -32}, "must be positive"),
         ({"steps": 0}, "steps=0"),
         ({"steps": 2.5}, "steps=2.5"),
@@ -184,3 +186,81 @@ def test_half_precision_draws_nearly_the_same(small_folder, pipeline):
 def test_offloading_changes_no_pixel(small_folder, pipeline):
     offloaded = SanaPipeline.from_pretrained(small_folder, device="cpu", offload=True)
     assert np.array_equal(offloaded("a cat", steps=2, progress=False)[0], pipeline("a cat", steps=2, progress=False)[0])
+
+
+def rewrite(path, **changes):
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | changes))
+
+
+def test_flow_shift_and_defaults_are_the_checkpoints_own(small_folder, pipeline, tmp_path):
+    folder = shutil.copytree(small_folder, tmp_path / "own")
+    rewrite(folder / "scheduler" / "scheduler_config.json", flow_shift=6.0)
+    rewrite(folder / "sana.json", pipeline={"steps": 3, "guidance_scale": 2.0})
+    own = SanaPipeline.from_pretrained(folder, device="cpu")
+    own.save_pretrained(tmp_path / "again")
+    again = SanaPipeline.from_pretrained(tmp_path / "again", device="cpu")
+    assert again.facts == own.facts == PipelineFacts(flow_shift=6.0, steps=3, guidance_scale=2.0)
+    (expected,) = own("a cat", steps=3, guidance_scale=2.0, progress=False)
+    assert np.array_equal(again("a cat", progress=False)[0], expected)
+    (other_shift,) = pipeline("a cat", steps=3, guidance_scale=2.0, progress=False)
+    assert not np.array_equal(other_shift, expected)
+
+
+def test_a_null_caption_stands_for_the_empty_negative_prompt(small_folder, pipeline):
+    other = SanaPipeline.from_pretrained(small_folder, device="cpu")
+    other.transformer.null_caption = torch.ones(300, other.transformer.config.caption_channels)
+    (with_null,) = other("a cat", steps=2, progress=False)
+    (without,) = pipeline("a cat", steps=2, progress=False)
+    assert not np.array_equal(with_null, without)
+    (negative,) = other("a cat", steps=2, negative_prompt="a dog", progress=False)
+    assert np.array_equal(negative, pipeline("a cat", steps=2, negative_prompt="a dog", progress=False)[0])
+
+
+def test_a_black_picture_is_an_error(small_folder):
+    black = SanaPipeline.from_pretrained(small_folder, device="cpu")
+    with torch.no_grad():
+        black.autoencoder.decoder.conv_out.weight.zero_()
+        black.autoencoder.decoder.conv_out.bias.fill_(-2)
+    with pytest.raises(FloatingPointError, match="black picture"):
+        black("a cat", steps=1, progress=False)
+
+
+def test_float16_keeps_caption_encoder_and_autoencoder_out_of_float16(small_folder):
+    half = SanaPipeline.from_pretrained(small_folder, device="cpu", dtype=torch.float16)
+    dtypes = [next(part.parameters()).dtype for part in (half.transformer, half.autoencoder)]
+    assert dtypes == [torch.float16, torch.bfloat16]
+    assert next(half.caption_encoder.text_encoder.parameters()).dtype == torch.bfloat16
+
+
+def test_pictures_are_handed_over_as_they_are_finished(pipeline):
+    seen = []
+    images = pipeline(
+        "a cat", range(3), steps=1, batch_size=2, on_image=lambda *pair: seen.append(pair), progress=False
+    )
+    assert seen == list(enumerate(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model_index.json", {"_class_name": "FluxPipeline"}, "that of a FluxPipeline"),
+        ("sana.json", {"pipeline": {"guidance_scale": None}}, "guidance_scale is None"),
+        ("sana.json", {"pipeline": {"steps": 0}}, "steps is 0"),
+        ("scheduler/scheduler_config.json", [], "holds a list"),
+    ],
+)
+def test_odd_facts_are_named(small_folder, tmp_path, name, content, message):
+    folder = shutil.copytree(small_folder, tmp_path / "odd")
+    (folder / name).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        SanaPipeline.from_pretrained(folder, device="cpu")
+
+
+def test_a_save_that_fails_leaves_no_pipeline_behind(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / "vae")
+    (tmp_path / "vae").write_text("a file where a folder has to be")
+    with pytest.raises(OSError, match="vae"):
+        pipeline.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="lacks model_index"):
+        SanaPipeline.from_pretrained(tmp_path, device="cpu")

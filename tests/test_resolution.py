@@ -31,5 +31,13 @@ def test_resizing_equals_diffusers(height, width):
     torch.testing.assert_close(resize_and_crop(images, height, width), expected, rtol=0, atol=0)
 
 
+def test_every_size_comes_out_as_asked():
+    bins = resolution_bins(16)
+    for height in range(64, 1024, 40):
+        for width in range(64, 1024, 24):
+            images = torch.empty((1, 1, *nearest_bin(height, width, bins)), device="meta")
+            assert resize_and_crop(images, height, width).shape[2:] == (height, width)
+
+
 def test_other_sample_sizes_have_no_bins():
     assert resolution_bins(4) is None

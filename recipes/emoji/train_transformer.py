@@ -115,7 +115,7 @@ def main() -> None:
     """Train, or go on training; the result is the pipeline folder DIR/pipeline."""
     parser = argparse.ArgumentParser(prog="python -m recipes.emoji.train_transformer", description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--steps", type=int, default=4200)
+    parser.add_argument("--steps", type=int, default=3400)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -1,6 +1,7 @@
 """What a pipeline is and costs, counted on the meta device from its configuration files."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -68,11 +69,14 @@ def _on_meta(folder: str) -> tuple[DCAE, SanaTransformer, nn.Module, dict[str, i
     captions = (read_json(folder, "text_encoder/sana.json") or {}).get("captions", {})
     max_tokens = captions.get("max_tokens", 300)
     text = configs["text_encoder"] or {}
+    if "model_type" not in text:
+        raise ValueError(f"{folder}/text_encoder/config.json names no model_type: download it again")
     with torch.device("meta"):
         text_encoder = AutoModel.from_config(  # type: ignore[no-untyped-call]
             AutoConfig.for_model(**text), attn_implementation="eager"
         )
-        transformer = SanaTransformer(from_diffusers_config(configs["transformer"] or {}))
+        compat = (read_json(folder, "transformer/sana.json") or {}).get("compat", "diffusers")
+        transformer = SanaTransformer(replace(from_diffusers_config(configs["transformer"] or {}), compat=compat))
         autoencoder = DCAE(DCAEConfig.from_dict(configs["vae"] or {}))
     prompt_tokens = max_tokens + (CHI_TOKENS if captions.get("chi", True) else 0)
     return autoencoder, transformer, text_encoder, {"max_tokens": max_tokens, "prompt_tokens": prompt_tokens}

@@ -1,6 +1,7 @@
 """Prompt to picture: captions, a denoising loop, a decoder (SANA, figure 5)."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Self
@@ -10,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from sana.pipeline_folder import PipelineFacts, check_components, read_facts, write_facts
+from sana.pipeline_folder import INDEX, PipelineFacts, check_components, read_facts, write_facts
 from sana.pixels import resize_and_crop, to_pil
 from sana.prompts import pair
 from sana.resolution import drawing_size, resolution_bins
-from sana.stages import checked_captions, checked_images, checked_latents
+from sana.stages import checked_captions, checked_images, checked_latents, usable_device
 from sana_ae import DCAE
 from sana_dit import (
     CaptionEncoder,
@@ -85,7 +86,7 @@ class SanaPipeline:
         if repo_or_dir == EMBEDDED:
             repo_or_dir = str(files("sana") / "embedded")
         check_components(repo_or_dir)
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = usable_device(device)
         if dtype is None and device.type == "cpu":
             dtype = torch.float32
         transformer = SanaTransformer.from_pretrained(
@@ -132,6 +133,7 @@ class SanaPipeline:
         negative_prompt: str = "",
         binning: bool = True,
         batch_size: int = 8,
+        on_image: Callable[[int, Image.Image], object] | None = None,
         progress: bool = True,
     ) -> list[Image.Image]:
         """Draw one picture per seed.
@@ -145,7 +147,8 @@ class SanaPipeline:
             guidance_scale: None is the checkpoint's own (4.5). 1 or less switches guidance off.
             negative_prompt: what to lead away from; not for Sprint.
             binning: whether a public checkpoint draws at the nearest size it was trained at and then scales and crops.
-            batch_size: how many pictures at most are drawn at once.
+            batch_size: how many pictures at most are drawn, and prompts encoded, at once.
+            on_image: called with the number of a picture and the picture as soon as it is finished.
             progress: whether to show a progress bar.
 
         Raises:
@@ -153,10 +156,14 @@ class SanaPipeline:
             FloatingPointError: a stage gave NaN or infinite values; the message says which.
         """
         prompts, seeds = pair(prompts, seeds)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         steps = self.facts.steps_for(self.is_sprint) if steps is None else steps
         scale = self.facts.guidance_scale if guidance_scale is None else guidance_scale
+        if not math.isfinite(scale):
+            raise ValueError(f"guidance_scale is {scale}; it must be a finite number, 1 or less for no guidance")
         drawn, wanted = self.sizes(height, width, binning=binning)
-        captions, negative = self.encode(prompts, negative_prompt=negative_prompt, scale=scale)
+        captions, negative = self.encode(prompts, negative_prompt=negative_prompt, scale=scale, batch_size=batch_size)
         pictures: list[Image.Image] = []
         with tqdm(total=steps * -(-len(seeds) // batch_size), unit="step", disable=not progress) as bar:
             for start in range(0, len(seeds), batch_size):
@@ -171,7 +178,10 @@ class SanaPipeline:
                     scale=scale,
                     on_step=lambda step, x0: bar.update(),
                 )
-                pictures += to_pil(resize_and_crop(self.decode(latents), *wanted))
+                for picture in to_pil(resize_and_crop(self.decode(latents), *wanted)):
+                    pictures.append(picture)
+                    if on_image is not None:
+                        on_image(len(pictures) - 1, picture)
         return pictures
 
     def sizes(
@@ -184,7 +194,7 @@ class SanaPipeline:
 
     @torch.inference_mode()
     def encode(
-        self, prompts: Sequence[str], *, negative_prompt: str = "", scale: float = 4.5
+        self, prompts: Sequence[str], *, negative_prompt: str = "", scale: float = 4.5, batch_size: int = 8
     ) -> tuple[Captions, Captions | None]:
         """Captions of the prompts, each distinct one encoded once, and of the negative prompt where one is used."""
         if self.is_sprint and negative_prompt:
@@ -193,7 +203,9 @@ class SanaPipeline:
         if self.offload:
             encoder.to(self.device)
         distinct = list(dict.fromkeys(prompts))
-        captions = self._to_transformer(checked_captions(encoder(distinct)))
+        chunks = [encoder(distinct[start : start + batch_size]) for start in range(0, len(distinct), batch_size)]
+        captions = Captions(torch.cat([c.embeddings for c in chunks]), torch.cat([c.mask for c in chunks]))
+        captions = self._to_transformer(checked_captions(captions))
         rows = torch.tensor([distinct.index(prompt) for prompt in prompts], device=self.device)
         captions = Captions(captions.embeddings[rows], captions.mask[rows])
         negative = None
@@ -241,6 +253,7 @@ class SanaPipeline:
         tokenizer = type(self.caption_encoder.tokenizer).__name__
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
+        (directory / INDEX).unlink(missing_ok=True)
         self.caption_encoder.save_pretrained(directory)
         self.transformer.save_pretrained(directory / "transformer")
         self.autoencoder.save_pretrained(directory / "vae")

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 INDEX, FACTS, SCHEDULER = "model_index.json", "sana.json", "scheduler/scheduler_config.json"
+PIPELINES = ("SanaPipeline", "SanaSprintPipeline")
 COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
 DIFFUSERS_VERSION = "0.32.0"  # the first release that reads every key written here
 
@@ -27,6 +28,13 @@ class PipelineFacts:
     flow_shift: float = 3.0
     steps: int | None = None
     guidance_scale: float = 4.5
+
+    def __post_init__(self) -> None:
+        for name in ("flow_shift", "guidance_scale"):
+            if not isinstance(getattr(self, name), int | float):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a number")
+        if self.steps is not None and not (isinstance(self.steps, int) and self.steps >= 1):
+            raise ValueError(f"steps is {self.steps!r}; it must be a whole number of at least 1, or null")
 
     def steps_for(self, sprint: bool) -> int:
         """The default number of steps."""
@@ -61,7 +69,10 @@ def read_facts(repo_or_dir: str | Path, *, revision: str | None = None) -> Pipel
     scheduler = read_json(repo_or_dir, SCHEDULER, revision)
     if scheduler is None:
         raise FileNotFoundError(f"{repo_or_dir} has no {SCHEDULER}")
-    own = (read_json(repo_or_dir, FACTS, revision) or {}).get("pipeline", {})
+    kind = (read_json(repo_or_dir, INDEX, revision) or {}).get("_class_name")
+    if kind not in PIPELINES:
+        raise ValueError(f"{INDEX} of {repo_or_dir} is that of a {kind}; it must be one of {', '.join(PIPELINES)}")
+    own = (read_json(repo_or_dir, FACTS, revision) or {}).get("pipeline") or {}
     known = {field.name for field in fields(PipelineFacts)} - {"flow_shift"}
     if unknown := sorted(own.keys() - known):
         raise ValueError(f"{FACTS} of {repo_or_dir} has unknown pipeline facts {unknown}; known are {sorted(known)}")
@@ -73,7 +84,7 @@ def _flow_shift(scheduler: dict[str, Any]) -> float:
     if kind == "SCMScheduler":
         return 1.0
     if kind == "DPMSolverMultistepScheduler" and scheduler.get("use_flow_sigmas"):
-        return float(scheduler["flow_shift"])
+        return float(scheduler.get("flow_shift", 1.0))  # diffusers' default
     raise ValueError(
         f"the scheduler is {kind}; Sana is sampled with a DPMSolverMultistepScheduler that has use_flow_sigmas, "
         "Sprint with an SCMScheduler"
@@ -86,14 +97,18 @@ def read_json(repo_or_dir: str | Path, name: str, revision: str | None = None) -
     if not Path(repo_or_dir).is_dir():
         try:
             path = Path(hf_hub_download(str(repo_or_dir), name, revision=revision))
+        except LocalEntryNotFoundError:  # the Hub was not reached, which says nothing about the file
+            raise
         except EntryNotFoundError:
             return None
     if not path.exists():
         return None
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): get the file again") from error
+        raise ValueError(f"{path} is not JSON ({error}): download it again") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}, not an object: download it again")
     return values
 
 

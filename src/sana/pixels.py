@@ -10,7 +10,8 @@ def resize_and_crop(images: Tensor, height: int, width: int) -> Tensor:
     if images.shape[2:] == (height, width):
         return images
     scale = max(height / images.shape[2], width / images.shape[3])
-    covering = (int(images.shape[2] * scale), int(images.shape[3] * scale))
+    # int() may fall one pixel short of the side that decided the scale.
+    covering = (max(height, int(images.shape[2] * scale)), max(width, int(images.shape[3] * scale)))
     images = F.interpolate(images, size=covering, mode="bilinear", align_corners=False)
     top, left = (covering[0] - height) // 2, (covering[1] - width) // 2
     return images[:, :, top : top + height, left : left + width]

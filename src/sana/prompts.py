@@ -1,5 +1,6 @@
 """Which prompt goes with which seed."""
 
+import operator
 from collections.abc import Sequence
 
 
@@ -11,10 +12,7 @@ def pair(prompts: str | Sequence[str], seeds: Sequence[int] | None) -> tuple[lis
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"a prompt is {text!r}; prompts are strings")
-    numbers = [0] * len(texts) if seeds is None else list(seeds)
-    for seed in numbers:
-        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-            raise ValueError(f"a seed is {seed!r}; seeds are whole numbers in [0, 2**63)")
+    numbers = [0] * len(texts) if seeds is None else [_whole(seed) for seed in seeds]
     if isinstance(prompts, str):
         texts = texts * len(numbers)
     if not numbers or len(texts) != len(numbers):
@@ -23,3 +21,14 @@ def pair(prompts: str | Sequence[str], seeds: Sequence[int] | None) -> tuple[lis
             "give one prompt as a string with any seeds, or as many prompts as seeds"
         )
     return texts, numbers
+
+
+def _whole(seed: object) -> int:
+    """A seed as a Python int, be it NumPy's or torch's."""
+    try:
+        number = operator.index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**63:
+        raise ValueError(f"a seed is {seed!r}; seeds are whole numbers in [0, 2**63)")
+    return number

@@ -1,9 +1,23 @@
-"""What each stage of a pipeline must give: finite numbers, and a picture that is not black."""
+"""What a pipeline needs of each stage: a device that is there, finite numbers, a picture that is not black."""
 
 import torch
 from torch import Tensor, nn
 
 from sana_dit import Captions
+
+
+def usable_device(device: torch.device | str | None) -> torch.device:
+    """The device to run on, None being the first GPU or else the CPU; ValueError where there is no such one."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device {str(device)!r} cannot be used here ({reason}): leave it out, or use 'cpu'"
+        ) from error
+    return torch.device(device)
 
 
 def checked_captions(captions: Captions) -> Captions:

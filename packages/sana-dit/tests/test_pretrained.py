@@ -255,3 +255,39 @@ def test_publishing_uploads_a_folder_that_loads(tmp_path, model, monkeypatch, ha
     assert uploaded["exist_ok"]
     assert uploaded["config"] == model.config
     assert ("README.md" in uploaded["files"]) is not has_card
+
+
+def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub():
+    with pytest.raises(FileNotFoundError, match=r"missing\.pth is neither a file nor a folder"):
+        SanaTransformer.from_pretrained("checkpoints/missing.pth")
+
+
+def test_a_null_caption_of_another_width_is_refused(model, tmp_path):
+    model.null_caption = torch.randn(5, 17)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"null caption of shape \(5, 17\); it must be \(L, 16\)"):
+        SanaTransformer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("state", [{1: torch.ones(1)}, {"x_embedder.proj.weight": torch.ones(1, dtype=torch.int64)}])
+def test_a_pth_of_other_things_than_weights_is_refused(tmp_path, state):
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match="no state_dict of named floating-point tensors"):
+        SanaTransformer.from_pretrained(tmp_path / "model.pth")
+
+
+def test_a_setting_of_another_type_is_refused_with_its_file(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_layers": "2"}))
+    with pytest.raises(ValueError, match=r"config\.json"):
+        SanaTransformer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("weight_map", [None, [], {"a": 1}])
+def test_a_damaged_index_is_refused(model, tmp_path, weight_map):
+    model.save_pretrained(tmp_path)
+    (tmp_path / NAME).unlink()
+    (tmp_path / f"{NAME}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises((ValueError, FileNotFoundError), match="index"):
+        SanaTransformer.from_pretrained(tmp_path)

@@ -86,6 +86,72 @@ def test_resuming_nothing_says_how_to_start(parts, tmp_path):
         Trainer.resume(tmp_path, *parts(TrainConfig(run_dir=str(tmp_path), steps=1)))
 
 
+def test_a_model_that_a_kill_left_behind_is_made_good(make_trainer, parts):
+    trainer = make_trainer()
+    trainer.fit()
+    model = trainer.run_dir / "model"
+    model.rename(trainer.run_dir / "model.old")  # as a kill between the two renames leaves it
+    Trainer.resume(trainer.run_dir, *parts(trainer.config)).fit()
+    saved = load_file(model / "model.safetensors")
+    assert all(torch.equal(saved[name], average) for name, average in trainer.ema.averages.items())
+    assert not (trainer.run_dir / "model.old").exists()
+
+
+def test_a_new_run_does_not_write_over_an_old_one(make_trainer):
+    make_trainer().fit()
+    with pytest.raises(CheckpointError, match="holds a run: go on with"):
+        make_trainer().fit()
+
+
+def test_resuming_with_an_optimizer_in_use_keeps_the_schedule(make_trainer, parts):
+    trainer = make_trainer(steps=6, warmup_steps=6, checkpoint_every=2)
+    for _ in range(4):
+        trainer.train_step(trainer.batches(trainer.step))
+    trainer.save()
+    model, objective, _, batches, config = parts(trainer.config)
+    used = torch.optim.AdamW(model.parameters(), lr=123.0)
+    resumed = Trainer.resume(trainer.run_dir, model, objective, used, batches, config)
+    assert resumed.train_step(batches(4))["lr"] == pytest.approx(1e-2 * 5 / 6)
+
+
+def test_gradients_are_clipped_and_the_schedule_is_applied(make_trainer):
+    trainer = make_trainer(grad_clip=1e-3, warmup_steps=4)
+    metrics = trainer.train_step(trainer.batches(0))
+    assert metrics["lr"] == pytest.approx(1e-2 / 4)
+    assert metrics["grad_norm"] > 1e-3  # as it was before clipping
+    clipped = torch.stack([weight.grad.norm() for weight in trainer.model.parameters()]).norm()
+    assert clipped.item() == pytest.approx(1e-3, rel=1e-4)
+
+
+def test_bf16_runs_the_objective_under_autocast(make_trainer):
+    trainer = make_trainer(precision="bf16")
+    seen = []
+    objective = trainer.objective
+    trainer.objective = lambda *arguments: seen.append(torch.is_autocast_enabled("cpu")) or objective(*arguments)
+    trainer.train_step(trainer.batches(0))
+    assert seen == [True]
+
+
+def test_dropout_in_the_model_resumes_to_the_same_bits(make_trainer, parts, tmp_path):
+    def noisy(model, batch, draws):
+        return torch.nn.functional.dropout(model.conv.weight, 0.5).square().sum()
+
+    finals = []
+    for name, stop in (("straight", 6), ("stopped", 3)):
+        trainer = make_trainer(run_dir=str(tmp_path / name), checkpoint_every=3)
+        trainer.objective = noisy
+        while trainer.step < stop:
+            trainer.train_step(trainer.batches(trainer.step))
+        if stop == 3:
+            trainer.save()
+            torch.rand(7)  # whatever else drew from the global generator meanwhile
+            trainer = Trainer.resume(tmp_path / name, *parts(trainer.config))
+            trainer.objective = noisy
+            trainer.fit()
+        finals.append(trainer.model.conv.weight.detach().clone())
+    assert torch.equal(*finals)
+
+
 def test_a_command_starts_a_run_once_and_resumes_it_afterwards(make_trainer, parts, tmp_path):
     config = TrainConfig(run_dir=str(tmp_path / "run"), steps=4, checkpoint_every=2, progress=False)
     assert Trainer.start_or_resume(*parts(config)).step == 0

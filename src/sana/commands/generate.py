@@ -1,5 +1,6 @@
 """sana generate: pictures from prompts, saved with the settings that made them."""
 
+import hashlib
 import json
 import os
 import re
@@ -46,28 +47,32 @@ def generate(
         if not progress:
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         pipeline = SanaPipeline.from_pretrained(model, device=device, dtype=torch_dtype, offload=offload)
-        pictures = pipeline(
-            [prompt for prompt, _ in jobs],
-            [number for _, number in jobs],
-            height=height,
-            width=width,
-            steps=steps,
-            guidance_scale=cfg,
-            negative_prompt=negative,
-            progress=progress,
-        )
         settings = {
             "model": model,
             "steps": pipeline.facts.steps_for(pipeline.is_sprint) if steps is None else steps,
             "guidance_scale": pipeline.facts.guidance_scale if cfg is None else cfg,
             "negative_prompt": negative,
         }
-        records = []
-        for picture, path, (prompt, number) in zip(pictures, paths, jobs, strict=True):
+        records: list[dict[str, Any]] = []
+
+        def save(number: int, picture: Image.Image) -> None:
+            prompt, its_seed = jobs[number]
             drawn = {"height": picture.height, "width": picture.width}
-            record = {"prompt": prompt, "seed": number} | settings | drawn
-            save_png(picture, path, record)
-            records.append({"path": str(path)} | record)
+            record = {"prompt": prompt, "seed": its_seed} | settings | drawn
+            save_png(picture, paths[number], record)
+            records.append({"path": str(paths[number])} | record)
+
+        pipeline(
+            [prompt for prompt, _ in jobs],
+            [its_seed for _, its_seed in jobs],
+            height=height,
+            width=width,
+            steps=steps,
+            guidance_scale=cfg,
+            negative_prompt=negative,
+            on_image=save,
+            progress=progress,
+        )
         if as_json:
             print(json.dumps(records, indent=2, ensure_ascii=False))
         else:
@@ -77,6 +82,7 @@ def generate(
 
 def save_png(picture: Image.Image, path: Path, record: dict[str, Any]) -> None:
     """Write a PNG, whole or not at all, that carries `record` as JSON in its text chunk "sana"."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     info = PngInfo()
     info.add_itxt(METADATA_KEY, json.dumps(record, ensure_ascii=False))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -93,6 +99,8 @@ def save_png(picture: Image.Image, path: Path, record: dict[str, Any]) -> None:
 def _seeds(first: int, given: str | None, number: int) -> list[int]:
     if given is None:
         return list(range(first, first + number))
+    if first or number > 1:
+        raise ValueError(f"--seeds {given} names the pictures: leave --seed and -n out")
     try:
         return [int(text) for text in given.split(",")]
     except ValueError:
@@ -120,21 +128,32 @@ def _dtype(name: str | None) -> Any:
 
 
 def _paths(out: Path, jobs: list[tuple[str, int]]) -> list[Path]:
-    """Where each picture goes, checked to be writable before anything is drawn."""
-    single = out.suffix.lower() == ".png"
+    """Where each picture goes; looked into before anything is drawn, made when the first picture is saved."""
+    suffix = out.suffix.lower()
+    if suffix in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
+        raise ValueError(f"--out is {out}; pictures are written as PNG: give a name in .png, or a folder")
+    single = suffix == ".png" and not out.is_dir()
     if single and len(jobs) > 1:
         raise ValueError(f"--out is {out}, one file, for {len(jobs)} pictures: give a folder")
     folder = out.parent if single else out
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{folder} cannot be written to: give another --out")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"--out is {out}, but {existing} is a file: give a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"{existing} cannot be written to: give another --out")
     if single:
         return [out]
     paths = [folder / f"{_slug(prompt)}-{seed}.png" for prompt, seed in jobs]
-    if len(set(paths)) < len(paths):
+    if len(set(paths)) < len(paths):  # the same prompt and seed twice
         paths = [path.with_stem(f"{number:04d}-{path.stem}") for number, path in enumerate(paths)]
     return paths
 
 
 def _slug(prompt: str) -> str:
-    return re.sub(r"\W+", "-", prompt.lower()).strip("-")[:60].rstrip("-") or "picture"
+    """The words of a prompt as a file name; what cannot be read off them is told apart by a hash."""
+    words = re.sub(r"[\s!-/:-@\[-^`{-~]+", "-", prompt.lower()).strip("-")
+    slug = re.sub(r"[^\w-]+", "", words)[:40].strip("-")
+    if slug == words and slug:
+        return slug
+    digest = hashlib.blake2b(prompt.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+    return f"{slug or 'picture'}-{digest}"

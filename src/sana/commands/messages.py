@@ -4,10 +4,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 import typer
 
 # OSError: no such file, no permission, disk full, the Hub not reached.
-EXPECTED = (ValueError, OSError, FloatingPointError)
+EXPECTED = (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError)
 
 
 @contextmanager

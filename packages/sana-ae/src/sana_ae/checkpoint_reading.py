@@ -100,7 +100,9 @@ def _find_diffusers(fetch: _Fetch, folder: Path, prefix: str, dtype: torch.dtype
 
 
 def _shards(index: Path) -> list[str]:
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    weight_map = read_json(index).get("weight_map")
+    files = weight_map.values() if isinstance(weight_map, dict) else []
+    names = sorted({str(name) for name in files})
     outside = [name for name in names if Path(name).name != name]
     if outside or not names:
         raise ValueError(f"{index} lists {outside or 'no files'}; it has to list files of its own folder.")

@@ -30,6 +30,7 @@ def replacing_files(directory: Path) -> Iterator[Path]:
         staging.mkdir()
         yield staging
         for path in staging.iterdir():
+            path.chmod(staging.stat().st_mode & 0o666)  # safetensors makes files that only their owner reads
             _sync(path)
         if directory.exists():
             _move_into(staging, directory)

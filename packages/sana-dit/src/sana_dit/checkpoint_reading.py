@@ -102,7 +102,8 @@ def _fetcher(repo_or_dir: str | PathLike[str], revision: str | None) -> _Fetch:
     folder = Path(repo_or_dir)
     if folder.is_dir():
         return lambda patterns: folder
-    if not isinstance(repo_or_dir, str) or not _HUB_ID.fullmatch(repo_or_dir):
+    is_file = Path(repo_or_dir).suffix in (".safetensors", ".pt", ".pth")
+    if is_file or not isinstance(repo_or_dir, str) or not _HUB_ID.fullmatch(repo_or_dir):
         raise FileNotFoundError(
             f"{repo_or_dir} is neither a file nor a folder: give one, or a Hub repository as owner/name"
         )
@@ -125,7 +126,9 @@ def _find_diffusers(fetch: _Fetch, folder: Path, prefix: str, dtype: torch.dtype
 
 
 def _shards(index: Path) -> list[str]:
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    weight_map = read_json(index).get("weight_map")
+    files = weight_map.values() if isinstance(weight_map, dict) else []
+    names = sorted({str(name) for name in files})
     outside = [name for name in names if Path(name).name != name]
     if outside or not names:
         raise ValueError(f"{index} lists {outside or 'no files'}; it must list files of its own folder")
@@ -159,9 +162,13 @@ def _read_pth(path: Path, device: torch.device) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is truncated or no PyTorch file ({error}): {_remedy(path)}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state_dict of tensors: export the model's state_dict")
+    if not isinstance(state, dict) or not all(_is_weight(name, value) for name, value in state.items()):
+        raise ValueError(f"{path} holds no state_dict of named floating-point tensors: export the model's state_dict")
     return state
+
+
+def _is_weight(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _remedy(path: Path) -> str:

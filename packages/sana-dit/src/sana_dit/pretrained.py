@@ -90,6 +90,12 @@ class Pretrained(nn.Module):
         model.null_caption = checkpoint.null_caption
         if (files.folder / EXTRAS).is_file():
             model.null_caption = read_safetensors(files.folder / EXTRAS, device).get(_NULL_CAPTION)
+        null, channels = model.null_caption, config.caption_channels
+        if null is not None and (null.ndim != 2 or null.shape[1] != channels):
+            raise ValueError(
+                f"{files.folder} has a null caption of shape {tuple(null.shape)}; it must be (L, {channels}): "
+                "download it again"
+            )
         return model.to(dtype).eval() if dtype else model.eval()
 
     def save_pretrained(self, directory: str | PathLike[str], *, layout: Layout = "diffusers") -> None:
@@ -141,5 +147,5 @@ def _config(files: CheckpointFiles, checkpoint: Checkpoint, compat: Compat | Non
 def _about(path: Path) -> Iterator[None]:
     try:
         yield
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # a string where a number belongs is a TypeError
         raise ValueError(f"{path} {error}") from error

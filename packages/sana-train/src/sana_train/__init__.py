@@ -7,7 +7,8 @@ from sana_train.config import TrainConfig
 from sana_train.draws import Draws
 from sana_train.ema import EMA
 from sana_train.flow_matching import FlowMatching
-from sana_train.trainer import Batch, Batches, Objective, Trainer
+from sana_train.objective import Batch, Batches, Objective
+from sana_train.trainer import Trainer
 
 __version__ = version("sana-train")
 

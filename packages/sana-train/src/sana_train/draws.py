@@ -34,10 +34,11 @@ class Draws:
         generator = torch.Generator("cpu")
         rows = []
         for slot in self.slots:
-            generator.manual_seed(self._key(slot, purpose))
+            generator.manual_seed(self.key(f"{slot}/{purpose}"))
             rows.append(sample(tuple(shape[1:]), generator=generator))
         return torch.stack(rows)
 
-    def _key(self, slot: int, purpose: str) -> int:
-        name = f"{self.seed}/{self.step}/{slot}/{purpose}".encode()
+    def key(self, purpose: str) -> int:
+        """A seed of its own for whatever in this step draws its numbers in another way."""
+        name = f"{self.seed}/{self.step}/{purpose}".encode()
         return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) >> 1  # manual_seed takes 63 bits

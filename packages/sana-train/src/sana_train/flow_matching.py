@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sana_train.draws import Draws
-
-Batch = dict[str, Tensor]
+from sana_train.objective import Batch
 
 # The training grid: sigma = i / GRID before the shift, and the model sees floor(GRID * sigma).
 GRID = 1000
@@ -56,7 +55,7 @@ class FlowMatching:
 
     def __call__(self, model: nn.Module, batch: Batch, draws: Draws) -> Tensor:
         """The loss of one batch, a scalar in fp32."""
-        latents = batch["latents"].float()
+        latents: Tensor = batch["latents"].float()
         sigma = self.sigmas(draws).to(latents.device)
         noise = draws.normal(latents.shape, "noise").to(latents.device)
         noisy = torch.lerp(latents, noise, sigma.view(-1, 1, 1, 1))
@@ -73,7 +72,7 @@ class FlowMatching:
         return self.shift * s / (1 + (self.shift - 1) * s)
 
     def _captions(self, batch: Batch, draws: Draws) -> Tensor:
-        caption = batch["caption"]
+        caption: Tensor = batch["caption"]
         if self.caption_dropout == 0:
             return caption
         assert self.null_caption is not None

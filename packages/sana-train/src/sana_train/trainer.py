@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from safetensors.torch import save_model
@@ -24,22 +24,7 @@ from sana_train.checkpoint import (
 from sana_train.config import TrainConfig
 from sana_train.draws import Draws
 from sana_train.ema import EMA
-
-Batch = dict[str, Any]
-
-
-class Objective(Protocol):
-    """The loss of a batch: a scalar that can be differentiated. Everything random comes from `draws`."""
-
-    def __call__(self, model: nn.Module, batch: Batch, draws: Draws, /) -> Tensor:
-        """Return the loss of `batch`."""
-
-
-class Batches(Protocol):
-    """The batch of a step, as a pure function of the step: resuming needs no replay."""
-
-    def __call__(self, step: int, /) -> Batch:
-        """Return the batch of optimizer step `step`, a dict with `key`, one name per sample."""
+from sana_train.objective import Batch, Batches, Objective
 
 
 class Trainer:
@@ -99,9 +84,17 @@ class Trainer:
         return cls(model, objective, optimizer, batches, config)
 
     def fit(self) -> None:
-        """Train to the last step; `run_dir/model` then holds the result."""
+        """Train to the last step; `run_dir/model` then holds the result.
+
+        Raises:
+            CheckpointError: a new run would write over the one that `run_dir` holds.
+        """
         config = self.config
         self.run_dir.mkdir(parents=True, exist_ok=True)
+        if self.step == 0 and list_checkpoints(self.run_dir / "checkpoints"):
+            raise CheckpointError(f"{self.run_dir} holds a run: go on with Trainer.resume, or give another run_dir")
+        if self.step:
+            self._save_model()  # a kill may have come between the checkpoint and its model
         self._forget_metrics_after(self.step)
         self.model.train()
         started, first = time.monotonic(), self.step
@@ -148,8 +141,12 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict(),
+            "base_lrs": self._base_lrs,
         }
         save_checkpoint(self.run_dir / "checkpoints", state, step=self.step, keep=self.config.keep_checkpoints)
+        self._save_model()
+
+    def _save_model(self) -> None:
         with self.ema.applied():
             replace_folder(self.run_dir / "model", self._export)
 
@@ -162,6 +159,7 @@ class Trainer:
         device = next(self.model.parameters()).device
         batch = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in batch.items()}
         draws = Draws(self.config.seed, self.step, range(len(batch["key"])))
+        torch.manual_seed(draws.key("layers"))  # dropout and the like, which draw from the global generator
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             return self.objective(self.model, batch, draws)
 
@@ -180,10 +178,14 @@ class Trainer:
             raise CheckpointError(
                 f"{self.run_dir} was started otherwise ({', '.join(changed)}): use the same configuration"
             )
-        self.model.load_state_dict(state["model"])
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{self.run_dir} holds a run of another model: {error}") from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load_state_dict(state["ema"])
         self.step = state["step"]
+        self._base_lrs = state["base_lrs"]
 
     def _log(self, metrics: dict[str, float]) -> None:
         with (self.run_dir / "metrics.jsonl").open("a") as file:
@@ -194,8 +196,17 @@ class Trainer:
         path = self.run_dir / "metrics.jsonl"
         if not path.exists():
             return
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in lines))
+        temporary.replace(path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # cut or damaged: drop it
 
 
 class _Steps(Dataset[Batch]):
