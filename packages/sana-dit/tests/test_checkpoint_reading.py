@@ -154,7 +154,7 @@ def test_a_truncated_pth_is_named_with_a_remedy(tmp_path, keep):
 @pytest.mark.parametrize("content", [[1, 2], {"state_dict": {"x": 1}}, torch.zeros(1)])
 def test_a_pth_without_a_state_dict_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "model.pth")
-    with pytest.raises(ValueError, match="holds no state_dict of tensors"):
+    with pytest.raises(ValueError, match="holds no state_dict of named floating-point tensors"):
         read_weights((tmp_path / "model.pth",), CPU)
 
 
