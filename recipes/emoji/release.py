@@ -17,6 +17,12 @@ EMBEDDED = ROOT / "src" / "sana" / "embedded"
 CARD = ROOT / "src" / "sana" / "model_cards" / "emoji.md"
 TABLE = ROOT / "benchmarks" / "results" / "geneval-emoji.json"
 LARGEST = 48_000_000
+# What the runs wrote about themselves.
+MEASURED = {
+    "autoencoder": "autoencoder.json",
+    "transformer": "transformer.json",
+    "detector": "detector/detector.json",
+}
 
 
 def release(run: Path, evaluation: Path, *, machine: str) -> None:
@@ -43,7 +49,8 @@ def release(run: Path, evaluation: Path, *, machine: str) -> None:
         if path.name != "judge":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.copytree(staging, EMBEDDED, dirs_exist_ok=True)
-    TABLE.write_text(json.dumps(table | {"machine": machine}, indent=2) + "\n")
+    measured = {name: json.loads((run / path).read_text()) for name, path in MEASURED.items()}
+    TABLE.write_text(json.dumps(table | {"machine": machine} | measured, indent=2) + "\n")
 
 
 def card(pipeline: SanaPipeline, run: Path, table: dict[str, Any], *, machine: str) -> str:
@@ -54,9 +61,7 @@ def card(pipeline: SanaPipeline, run: Path, table: dict[str, Any], *, machine: s
         "text": pipeline.caption_encoder.text_encoder,
     }
     counts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
-    autoencoder = json.loads((run / "autoencoder.json").read_text())
-    training = json.loads((run / "transformer.json").read_text())
-    detector = json.loads((run / "detector" / "detector.json").read_text())
+    autoencoder, training, detector = (json.loads((run / path).read_text()) for path in MEASURED.values())
     text = pipeline.caption_encoder.text_encoder.config
     rows = [f"| {task} | {score:.2f} |" for task, score in table["tasks"].items()]
     return Template(CARD.read_text()).substitute(
