@@ -1,12 +1,37 @@
 import subprocess
 import sys
 
+import pytest
+
 import sana_judge
+
+NAMES = [
+    "NVILA_LITE_2B",
+    "Calibration",
+    "CascadeJudge",
+    "Detection",
+    "JudgeFacts",
+    "JudgeScore",
+    "Rule",
+    "Table",
+    "VILAConfig",
+    "VILAJudge",
+    "VILAModel",
+    "Verdict",
+    "__version__",
+    "geneval",
+]
 
 
 def test_all_is_sorted_and_exact():
-    assert sana_judge.__all__ == ["Detection", "Table", "Verdict", "__version__", "geneval"]
+    assert sana_judge.__all__ == NAMES
     assert all(hasattr(sana_judge, name) for name in sana_judge.__all__)
+
+
+def test_what_loads_late_is_declared_and_nothing_else_is():
+    assert set(sana_judge._LOADED_LATE) < set(sana_judge.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Judge'"):
+        _ = sana_judge.Judge
 
 
 def test_importing_it_needs_nothing_outside_the_standard_library():

@@ -1,6 +1,6 @@
 """What inference-time scaling needs: something that draws and something that judges (SANA-1.5, section 3.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
 ImageOut = TypeVar("ImageOut", covariant=True)
@@ -16,6 +16,25 @@ class Sampler(Protocol[ImageOut]):
 
     def __call__(self, prompt: str, seeds: Sequence[int], /) -> Sequence[ImageOut]:
         """Return the images of `seeds`, in their order."""
+
+
+@runtime_checkable
+class PreviewingSampler(Sampler[ImageOut], Protocol[ImageOut]):
+    """A sampler that can show its images half-way and go on with some of them only; `prune=` needs one."""
+
+    def previewing(
+        self,
+        prompt: str,
+        seeds: Sequence[int],
+        *,
+        at: Sequence[float],
+        keep: Callable[[Sequence[ImageOut]], Sequence[int]],
+    ) -> Sequence[tuple[int, ImageOut]]:
+        """Draw `seeds`, dropping some on the way; returns (seed, image) of those that were drawn to the end.
+
+        After each fraction in `at` of the denoising steps, call `keep` once with what the images still in the race
+        look like so far, in the order of their seeds; it returns the places in that list to go on with.
+        """
 
 
 @runtime_checkable

@@ -1,0 +1,65 @@
+"""Any image people have to the RGB image they see: upright, opaque, of bounded size."""
+
+import hashlib
+import warnings
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+ImageLike = Image.Image | str | PathLike[str]
+
+MAX_PIXELS = 2**26  # 8192 x 8192, 192 MiB as RGB
+
+
+def read_image(image: ImageLike) -> Image.Image:
+    """Returns an RGB image: turned as its EXIF data says, transparency on white, 16 bits rounded to 8.
+
+    Of an animated file this is the first frame, of an opened animation the current one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        TypeError: It is neither a PIL image nor a path.
+        ValueError: It is damaged, empty, or has more than MAX_PIXELS pixels; the size is looked at before decoding.
+    """
+    if not isinstance(image, Image.Image | str | PathLike):
+        raise TypeError(f"an image is a {type(image).__name__}; it must be a PIL image or the path of a file")
+    if not isinstance(image, Image.Image):
+        with _open(Path(image)) as opened:
+            return _decode(opened, str(image))
+    return _decode(image, "a PIL image")
+
+
+def hash_image(image: Image.Image) -> str:
+    """Returns a name of what an RGB image shows, whatever file it came from."""
+    digest = hashlib.sha256(f"{image.mode} {image.width}x{image.height} ".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+            return Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} has more than {MAX_PIXELS} pixels ({error}): make it smaller") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is no image that Pillow reads: give a PNG, JPEG or WebP") from error
+
+
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    width, height = image.size
+    if not 0 < width * height <= MAX_PIXELS:
+        raise ValueError(f"{name} is {width}x{height}; it must have from 1 to {MAX_PIXELS} pixels")
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{name} is damaged ({error}): write it again") from error
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")

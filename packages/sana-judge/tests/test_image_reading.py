@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from sana_judge.image_reading import MAX_PIXELS, hash_image, read_image
+
+
+@pytest.fixture
+def noise():
+    return Image.merge("RGB", [Image.effect_noise((24, 16), 80) for _ in range(3)])
+
+
+def test_a_file_and_the_image_in_it_are_the_same(noise, tmp_path):
+    noise.save(tmp_path / "a.png")
+    for image in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.open(tmp_path / "a.png"), noise):
+        assert read_image(image).tobytes() == noise.tobytes()
+
+
+def test_an_image_lies_as_its_exif_data_says(noise, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    noise.save(tmp_path / "a.png", exif=exif)
+    assert read_image(tmp_path / "a.png").tobytes() == noise.transpose(Image.Transpose.ROTATE_270).tobytes()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(mode):
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    image.putpixel((1, 0), (0, 0, 0, 255))
+    read = read_image(image.quantize() if mode == "P" else image.convert(mode))
+    assert (read.mode, read.getpixel((0, 0)), read.getpixel((1, 0))) == ("RGB", (255, 255, 255), (0, 0, 0))
+
+
+def test_an_opaque_alpha_channel_changes_nothing(noise):
+    opaque = noise.copy()
+    opaque.putalpha(255)
+    assert read_image(opaque).tobytes() == noise.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK"])
+def test_other_modes_become_rgb(noise, mode):
+    image = noise.convert(mode)
+    assert read_image(image).tobytes() == image.convert("RGB").tobytes()
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    levels = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    assert [read_image(tmp_path / "deep.png").getpixel((x, 0))[0] for x in range(4)] == [0, 1, 128, 255]
+
+
+def test_an_animation_is_its_first_frame_or_the_current_one(tmp_path):
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "a.gif").getpixel((0, 0)) == (255, 0, 0)
+    with Image.open(tmp_path / "a.gif") as opened:
+        opened.seek(1)
+        assert read_image(opened).getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_damaged_files_are_refused_by_name(noise, tmp_path):
+    noise.save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"cut\.png is damaged"):
+        read_image(tmp_path / "cut.png")
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(ValueError, match=r"text\.png is no image"):
+        read_image(tmp_path / "text.png")
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        read_image(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("width", [MAX_PIXELS // 8192 + 1, 11_000, 30_000])
+def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path, width):
+    Image.new("1", (width, 8192)).save(tmp_path / "huge.png")
+    (tmp_path / "huge.png").write_bytes((tmp_path / "huge.png").read_bytes()[:200])  # nothing left to decode
+    with pytest.raises(ValueError, match=r"huge\.png (is|has)"):
+        read_image(tmp_path / "huge.png")
+
+
+def test_an_empty_image_and_another_kind_of_thing_are_refused():
+    with pytest.raises(ValueError, match="is 0x5; it must have from 1"):
+        read_image(Image.new("RGB", (0, 5)))
+    with pytest.raises(TypeError, match="ndarray; it must be a PIL image or the path"):
+        read_image(np.zeros((4, 4, 3)))
+
+
+def test_a_hash_follows_what_is_seen(noise):
+    assert hash_image(noise) == hash_image(noise.copy())
+    turned = noise.transpose(Image.Transpose.ROTATE_90)
+    assert len({hash_image(image) for image in (noise, ImageOps.mirror(noise), turned)}) == 3
+    assert hash_image(Image.new("RGB", (2, 3))) != hash_image(Image.new("RGB", (3, 2)))

@@ -1,0 +1,96 @@
+"""Pruning by preview: judge images half-way, finish the better half, after a pilot has shown that this can work."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sana_scale.protocols import PreviewingSampler
+from sana_scale.ranking import best_first, rank_correlation
+from sana_scale.units import Look, Unit
+
+Image = TypeVar("Image")
+Score = Callable[[str, Sequence[Image], Sequence[int]], Sequence[float]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Halving:
+    """Successive halving: at each fraction in `at` of the steps, go on with the best `keep` of the batch.
+
+    The first `pilot` images are drawn to the end and judged at every look as well. A look whose scores have a rank
+    correlation with the final scores below `min_correlation` is left out afterwards; with none left, nothing is pruned.
+    Which images race against each other is decided by the batch, so `batch_size` changes the result.
+    """
+
+    at: tuple[float, ...] = (0.25,)
+    keep: float = 0.5
+    pilot: int = 16
+    min_correlation: float = 0.4
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "at", tuple(self.at))
+        if not self.at or list(self.at) != sorted(set(self.at)) or not 0 < self.at[0] <= self.at[-1] < 1:
+            raise ValueError(f"at={self.at} must be rising fractions of the steps between 0 and 1, such as (0.25, 0.5)")
+        if not 0 < self.keep < 1:
+            raise ValueError(f"keep={self.keep} must be the fraction of images to go on with, between 0 and 1")
+        if self.pilot < 4:
+            raise ValueError(f"pilot={self.pilot} images show no correlation: at least 4, better 16")
+        if not -1 <= self.min_correlation <= 1:
+            raise ValueError(f"min_correlation={self.min_correlation} must be a correlation, -1 to 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pilot:
+    """What the pilot found: per look of the schedule, the rank correlation of early and final scores."""
+
+    at: tuple[float, ...]
+    correlations: tuple[float, ...]
+    used: tuple[float, ...]
+
+
+def read_pilot(units: Sequence[Unit], halving: Halving) -> Pilot:
+    """Compare the early scores of the pilot's units with their final ones."""
+    final = [score for unit in units for score in unit.scores]
+    early = [[score for unit in units for score in unit.looks[look].scores] for look in range(len(halving.at))]
+    correlations = tuple(rank_correlation(scores, final) for scores in early)
+    pairs = zip(halving.at, correlations, strict=True)
+    return Pilot(
+        at=halving.at, correlations=correlations, used=tuple(at for at, r in pairs if r >= halving.min_correlation)
+    )
+
+
+def draw_with_looks(
+    sample: PreviewingSampler[Image], score: Score[Image], prompt: str, seeds: Sequence[int], *, at: Sequence[float],
+    keep: float,
+) -> tuple[list[tuple[int, Image]], tuple[Look, ...]]:  # fmt: skip
+    """Draw `seeds`, after each fraction in `at` going on with the best `keep` of those that are left.
+
+    Returns (seed, image) of the finished ones in the order of seeds, and what was seen on the way.
+
+    Raises:
+        ValueError: the sampler did not look as often as asked, or did not finish exactly what was kept.
+    """
+    racing, looks = list(seeds), list[Look]()
+
+    def keep_best(images: Sequence[Image]) -> list[int]:
+        nonlocal racing
+        if len(looks) == len(at) or len(images) != len(racing):
+            raise ValueError(
+                f"previewing showed {len(images)} images at look {len(looks) + 1}; "
+                f"asked for were {len(racing)} images at {len(at)} looks: it calls keep once per fraction in at"
+            )
+        scores = score(prompt, images, racing)
+        looks.append(Look(at=at[len(looks)], seeds=tuple(racing), scores=tuple(scores)))
+        # 1e-9: a tenth of ten is one, also where 0.1 * 10 comes out above it.
+        count = max(1, math.ceil(keep * len(racing) - 1e-9))
+        chosen = sorted(best_first(scores)[:count])
+        racing = [racing[place] for place in chosen]
+        return chosen
+
+    finished = sorted(sample.previewing(prompt, seeds, at=at, keep=keep_best), key=lambda pair: pair[0])
+    if len(looks) != len(at) or [seed for seed, _ in finished] != racing:
+        raise ValueError(
+            f"previewing looked {len(looks)} times and finished the seeds {[seed for seed, _ in finished]}; "
+            f"it has to look {len(at)} times and to finish what keep chose last, {racing}"
+        )
+    return finished, tuple(looks)

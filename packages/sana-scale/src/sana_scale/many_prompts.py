@@ -1,0 +1,124 @@
+"""One budget for many prompts: what easy prompts do not need goes to the hard ones."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sana_scale.halving import Halving
+from sana_scale.memory import Memory
+from sana_scale.protocols import Judge, Sampler
+from sana_scale.request import Request
+from sana_scale.result import BestOfN
+from sana_scale.run_claim import claimed
+from sana_scale.sampling import OnProgress, as_rules
+from sana_scale.search import Search, Store
+from sana_scale.stopping import StopRule
+from sana_scale.streaming import streamed
+from sana_scale.units import Drawn, Judged
+
+Image = TypeVar("Image")
+Searches = list[Search[Image]]
+
+
+def best_of_n_many(
+    sample: Sampler[Image],
+    judge: Judge[Image],
+    prompts: Sequence[str],
+    *,
+    n: int,
+    budget: int | None = None,
+    keep: int = 1,
+    seed: int = 0,
+    batch_size: int = 8,
+    run_dir: str | Path | None = None,
+    stop: StopRule | Sequence[StopRule] | None = None,
+    prune: Halving | None = None,
+    on_progress: OnProgress | None = None,
+) -> list[BestOfN[Image]]:
+    """`best_of_n` of each prompt, at most `n` images each and at most `budget` images together.
+
+    It goes in rounds: every prompt that is not stopped yet gets one batch, the one with the lowest best score first.
+    A prompt that `stop` ends leaves its share to the others; the run ends when no whole batch is left in the budget.
+    Who gets what depends on scores of earlier rounds alone, so a run that was killed goes on as if it had not been.
+
+    The arguments are those of `best_of_n`, and `budget`, by default `n` for every prompt. `on_progress` is called with
+    the `Progress` of the prompt whose batch was judged. Returns a result per prompt, in their order.
+
+    Raises:
+        ValueError: no prompts, or a budget that does not give every prompt `keep` images; else as `best_of_n`.
+    """
+    if isinstance(prompts, str) or not prompts:
+        raise ValueError(f"prompts={prompts!r} must be a list with at least one prompt")
+    first = Request(
+        prompt=prompts[0], n=n, keep=keep, seed=seed, batch_size=batch_size, stop=as_rules(stop), prune=prune
+    )
+    requests = [replace(first, prompt=prompt) for prompt in prompts]
+    budget = n * len(prompts) if budget is None else budget
+    _check_budget(budget, first, len(prompts))
+    with _opened(run_dir, requests, budget) as stores:
+        searches = [Search[Image](*pair, sample, judge) for pair in zip(requests, stores, strict=True)]
+        spent = 0
+        while batches := next_round(searches, budget - spent):
+            spent += sum(len(search.request.seeds(index)) for search, index in batches)
+            _run_round(batches, on_progress)
+        for search in searches:
+            search.tally.end(f"the budget of {budget} images for all prompts")
+        return [search.result() for search in searches]
+
+
+def next_round(searches: Searches[Image], left: int) -> list[tuple[Search[Image], int]]:
+    """The next batch of every search that is not full, hardest first, as far as the budget goes."""
+    active = [search for search in searches if not search.tally.full]
+    if active and active[0].tally.units:
+        active.sort(key=lambda search: search.tally.podium.best[1])
+    chosen = []
+    for search in active:
+        index = len(search.tally.units)
+        left -= len(search.request.seeds(index))
+        if left < 0:
+            break
+        chosen.append((search, index))
+    return chosen
+
+
+def _run_round(batches: list[tuple[Search[Image], int]], on_progress: OnProgress | None) -> None:
+    """Draw and judge one batch of each search, the judge one batch behind."""
+
+    def draw(batch: tuple[Search[Image], int]) -> tuple[Search[Image], Drawn[Image] | Judged[Image]]:
+        search, index = batch
+        return search, search.draw(index)
+
+    def judge(drawn: tuple[Search[Image], Drawn[Image] | Judged[Image]]) -> tuple[Search[Image], Judged[Image]]:
+        search, images = drawn
+        return search, search.judge(images)
+
+    for search, judged in streamed(batches, draw, judge):
+        search.take_in(judged)
+        if on_progress:
+            on_progress(search.progress())
+
+
+def _check_budget(budget: int, request: Request, prompts: int) -> None:
+    batches = -(-request.keep // request.batch_size)
+    least = sum(len(request.seeds(index)) for index in range(batches)) * prompts
+    if budget < least:
+        raise ValueError(
+            f"budget={budget} does not give each of {prompts} prompts keep={request.keep} images in batches of "
+            f"{request.batch_size}: that takes {least}"
+        )
+
+
+@contextmanager
+def _opened(run_dir: str | Path | None, requests: list[Request], budget: int) -> Iterator[list[Store[Any]]]:
+    """A store per prompt: below `run_dir` the run directories 00000, 00001, ..., all held by its one lock."""
+    if run_dir is None:
+        yield [Memory() for _ in requests]
+        return
+    from sana_scale.run_directory import RunDirectory  # needs Pillow
+
+    shared = requests[0].described() | {"prompt": None}
+    description = shared | {"prompts": [request.prompt for request in requests], "budget": budget}
+    with claimed(Path(run_dir), description):
+        yield [RunDirectory(Path(run_dir) / f"{place:05d}", request) for place, request in enumerate(requests)]

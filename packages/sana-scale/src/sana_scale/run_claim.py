@@ -1,0 +1,68 @@
+"""Whose run directory it is: one driver at a time, always asked for the same."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sana_scale.files import FileLock, write_json
+
+RUN = "run.json"
+FORMAT = 1
+
+
+@contextmanager
+def claimed(path: Path, description: dict[str, Any]) -> Iterator[None]:
+    """Be the only driver of a run directory, which is created where there is none.
+
+    Raises:
+        RuntimeError: another process drives it.
+        ValueError: it belongs to a run that was asked for something else; the message says what differs.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with FileLock(path / "lock", purpose=f"the run directory {path}"):
+        describe(path, description)
+        yield
+
+
+def describe(path: Path, description: dict[str, Any]) -> None:
+    """Write down what a run is asked for, or check that it is what was asked for before."""
+    if (path / RUN).exists():
+        there = read_description(path)
+        if fingerprint(there) != fingerprint(description):
+            raise ValueError(
+                f"{path} is the run directory of another configuration: {differences(there, description)}. "
+                "Choose another run_dir, or ask for the same"
+            )
+    else:
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / RUN, {"format": FORMAT, "hash": fingerprint(description), "request": description})
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What a run was asked for.
+
+    Raises:
+        ValueError: its run.json is none of ours.
+    """
+    try:
+        content = json.loads((path / RUN).read_text(encoding="utf-8"))
+        version, description = content["format"], dict(content["request"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path / RUN} is not what sana_scale writes: choose another run_dir") from error
+    if version != FORMAT:
+        raise ValueError(f"{path / RUN} has format {version}, this version of sana_scale knows {FORMAT}")
+    return description
+
+
+def fingerprint(description: dict[str, Any]) -> str:
+    """A hash that two runs share when they were asked for the same."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """What two descriptions of a run disagree on, for an error message."""
+    names = [name for name in sorted(there | here) if there.get(name) != here.get(name)]
+    return ", ".join(f"{name} was {there.get(name)!r} and is now {here.get(name)!r}" for name in names)

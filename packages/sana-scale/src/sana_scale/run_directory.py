@@ -1,0 +1,126 @@
+"""A run on disk: it grows by one whole batch at a time and can be read after a kill at any instant.
+
+run.json               what was asked for, and its hash
+units/000012/          one judged batch, renamed into place whole: unit.json and those of its images that may still win
+result.json            the outcome, once there is one
+best-01-seed-17.png    the kept images
+lock                   held by the driver while it runs
+leases/                what workers are at
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sana_scale.files import sync_names, write_bytes, write_json
+from sana_scale.png import check_png, read_png, write_png
+from sana_scale.request import Request
+from sana_scale.run_claim import RUN, claimed, fingerprint
+from sana_scale.units import Unit
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class RunDirectory:
+    """The records and images of one run. Any number may read and add units; one driver holds the lock."""
+
+    def __init__(self, path: str | Path, request: Request, description: dict[str, Any] | None = None) -> None:
+        self.path = Path(path)
+        self.request = request
+        self.description = request.described() if description is None else description
+        self._units = self.path / "units"
+        self._hash = fingerprint(self.description)
+
+    @contextmanager
+    def driven(self) -> Iterator["RunDirectory"]:
+        """Hold the directory as its only driver; see `claimed`."""
+        with claimed(self.path, self.description):
+            yield self
+
+    def recorded(self, index: int) -> Unit | None:
+        """The record of a unit, None while there is none."""
+        path = self._folder(index) / "unit.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        if record["run"] != self._hash:
+            raise ValueError(f"{path} belongs to another run than {self.path / RUN}: remove that unit's folder")
+        return Unit.from_json(record)
+
+    def put(self, unit: Unit, images: Mapping[int, object]) -> None:
+        """Add a unit with those of its images that may still win; where it is there already, that one stays.
+
+        Raises:
+            OSError: the disk is full, or the like; nothing of the unit is left behind.
+        """
+        checked = {seed: check_png(image) for seed, image in images.items()}
+        staging = self._units / f".{unit.index:06d}-{uuid.uuid4().hex}"
+        try:
+            staging.mkdir(parents=True)
+            for seed, image in checked.items():
+                write_png(staging / f"seed-{seed}.png", image)
+            write_json(staging / "unit.json", {"run": self._hash, **unit.to_json()})
+            self._publish(staging, unit.index)
+        except OSError as error:
+            error.add_note(f"{self.path} is whole, without this batch: make room, and the same call goes on from there")
+            raise
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def retain(self, seeds: Sequence[int]) -> None:
+        """Nothing: images leave the disk when the run is finished."""
+
+    def outcome(self) -> dict[str, Any] | None:
+        """The result of a finished run, None before."""
+        try:
+            outcome: dict[str, Any] = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return outcome
+
+    def finish(self, outcome: Mapping[str, Any]) -> None:
+        """Put the kept images on top, then the result, then remove the images that lost."""
+        ranked = [dict(candidate) for candidate in outcome["candidates"]]
+        for rank, candidate in enumerate(ranked[: self.request.keep], start=1):
+            seed = candidate["seed"]
+            candidate["image"] = f"best-{rank:02d}-seed-{seed}.png"
+            stored = self._folder((seed - self.request.seed) // self.request.batch_size) / f"seed-{seed}.png"
+            write_bytes(self.path / candidate["image"], stored.read_bytes())
+        write_json(self.path / "result.json", {**outcome, "candidates": ranked})
+
+    def kept(self) -> "dict[int, Image]":
+        """The kept images of a finished run by their seeds."""
+        outcome = self.outcome()
+        assert outcome is not None
+        self._sweep()
+        ranked = outcome["candidates"][: self.request.keep]
+        return {candidate["seed"]: read_png(self.path / candidate["image"]) for candidate in ranked}
+
+    def _folder(self, index: int) -> Path:
+        return self._units / f"{index:06d}"
+
+    def _publish(self, staging: Path, index: int) -> None:
+        try:
+            os.rename(staging, self._folder(index))
+        except OSError:
+            # A folder with files in it cannot be replaced: another worker was first, and its unit is as good.
+            if not self._folder(index).exists():
+                raise
+        sync_names(self._units)
+
+    def _sweep(self) -> None:
+        """Remove images that lost and what killed writers left; a worker that is late finds its staging folder gone."""
+        half_written = (self.path.glob(f".{name}.*") for name in (RUN, "result.json", "best-*.png"))
+        leases = self.path.glob("leases/*")
+        for file in chain(self._units.glob("[0-9]*/seed-*.png"), leases, *half_written):
+            file.unlink(missing_ok=True)
+        for staging in self._units.glob(".*"):
+            shutil.rmtree(staging, ignore_errors=True)

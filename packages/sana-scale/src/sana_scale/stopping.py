@@ -1,0 +1,100 @@
+"""When to stop drawing: small rules over the scores so far, in the order of their seeds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from sana_scale.student import expected_excess
+
+
+@runtime_checkable
+class StopRule(Protocol):
+    """Says whether the scores so far are enough.
+
+    It is asked after every image in the order of seeds, so a rule that looks at the scores alone stops at the same
+    image whatever the batch size and the number of workers. A run directory needs rules that are dataclasses: it
+    writes them down.
+    """
+
+    def __call__(self, scores: Sequence[float], seconds: float, /) -> bool:
+        """Whether to stop, `seconds` after the start of the run (of all its sittings together)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Stop at the first image that scores at least `score`; means most with a calibrated probability."""
+
+    score: float
+
+    def __call__(self, scores: Sequence[float], seconds: float, /) -> bool:
+        """Whether the newest image is good enough."""
+        return scores[-1] >= self.score
+
+
+@dataclass(frozen=True, slots=True)
+class NoGain:
+    """Stop when the last `images` images brought nothing better than what was there before them."""
+
+    images: int
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise ValueError(f"NoGain(images={self.images}): the number of images to wait must be at least 1")
+
+    def __call__(self, scores: Sequence[float], seconds: float, /) -> bool:
+        """Whether the best score is older than the window."""
+        before, window = scores[: -self.images], scores[-self.images :]
+        return bool(before) and max(window) <= max(before)
+
+
+@dataclass(frozen=True, slots=True)
+class ImprovementBelow:
+    """Stop when one more image is expected to raise the best score by less than `cost`, in units of the score.
+
+    The next score is predicted from those so far as a normal variable of unknown mean and variance, which is a
+    Student-t variable (Bayesian optimal stopping; Pandora's box with one kind of box). `ceiling` is the highest score
+    there is, such as 1 for a probability. Before `at_least` images it never stops.
+    """
+
+    cost: float
+    ceiling: float = math.inf
+    at_least: int = 4
+
+    def __post_init__(self) -> None:
+        if not self.cost > 0:
+            raise ValueError(f"ImprovementBelow(cost={self.cost}): the cost of an image must be above 0")
+        if self.at_least < 3:
+            raise ValueError(f"ImprovementBelow(at_least={self.at_least}): a spread needs at least 3 images")
+
+    def __call__(self, scores: Sequence[float], seconds: float, /) -> bool:
+        """Whether the next image is not worth its cost."""
+        if len(scores) < self.at_least:
+            return False
+        gain = expected_excess(scores, max(scores))
+        if self.ceiling < math.inf:
+            gain -= expected_excess(scores, self.ceiling)
+        return gain < self.cost
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """Stop after so many images, or so many seconds, whichever is first.
+
+    Time is looked at when a batch has been judged, so a run goes over by up to two batches, and where it stops
+    depends on the machine.
+    """
+
+    images: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.images is None and self.seconds is None:
+            raise ValueError("Budget() limits nothing: give images=, seconds= or both")
+        if (self.images is not None and self.images < 1) or (self.seconds is not None and not self.seconds > 0):
+            raise ValueError(f"{self!r}: images must be at least 1 and seconds above 0")
+
+    def __call__(self, scores: Sequence[float], seconds: float, /) -> bool:
+        """Whether one of the two is spent."""
+        images_spent = self.images is not None and len(scores) >= self.images
+        return images_spent or (self.seconds is not None and seconds >= self.seconds)

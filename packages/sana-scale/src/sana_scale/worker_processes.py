@@ -1,0 +1,102 @@
+"""Processes that are started again when they are killed, and whose errors come back."""
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any, Self
+
+# A worker that is killed as often as this without a single batch done in between will be killed again: out of memory.
+PATIENCE = 5
+
+
+class WorkerProcesses:
+    """`count` processes that run `work(*arguments, wanted)`; `wanted()` turns false when this process is gone."""
+
+    def __init__(
+        self, work: Callable[..., None], arguments: tuple[Any, ...], *, count: int, devices: Sequence[str] = ()
+    ) -> None:
+        self._work = work
+        self._arguments = arguments
+        self._devices = devices
+        self._count = count
+        self._processes: list[tuple[SpawnProcess, Connection]] = []
+        self._kills = 0
+
+    def __enter__(self) -> Self:
+        self._processes = [self._start(place) for place in range(self._count)]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process, _ in self._processes:
+            process.terminate()
+        for process, errors in self._processes:
+            process.join()
+            errors.close()
+
+    def mend(self) -> None:
+        """Start again who was killed; raise the error of who failed."""
+        for place, (process, errors) in enumerate(self._processes):
+            if process.is_alive() or process.exitcode == 0:
+                continue
+            if error := _received(errors):
+                raise error
+            if process.exitcode is not None and process.exitcode > 0:  # a signal would be below 0
+                raise RuntimeError(
+                    f"a worker ended with exit code {process.exitcode} before it could say why; what it printed does. "
+                    "Scripts that start workers need `if __name__ == '__main__':` around their own work"
+                )
+            self._kills += 1
+            if self._kills == PATIENCE:
+                raise RuntimeError(
+                    f"workers were killed {PATIENCE} times without finishing a batch (exit code {process.exitcode}): "
+                    "they may need more memory than there is. The same call goes on"
+                )
+            errors.close()
+            self._processes[place] = self._start(place)
+
+    def forgive(self) -> None:
+        """Forget about kills: work is getting done."""
+        self._kills = 0
+
+    def _start(self, place: int) -> tuple[SpawnProcess, Connection]:
+        # Spawned, not forked: a fork cannot use CUDA that its parent has used.
+        context = multiprocessing.get_context("spawn")
+        receiver, sender = context.Pipe(duplex=False)
+        device = self._devices[place % len(self._devices)] if self._devices else None
+        process = context.Process(target=_run, args=(self._work, self._arguments, device, os.getpid(), sender))
+        process.start()
+        sender.close()
+        return process, receiver
+
+
+def _run(
+    work: Callable[..., None], arguments: tuple[Any, ...], device: str | None, parent: int, errors: Connection
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which ends its workers
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    try:
+        work(*arguments, lambda: os.getppid() == parent)
+    except Exception as error:
+        error.add_note("".join(traceback.format_exception(error)))
+        try:
+            errors.send(error)
+        except Exception:  # one that cannot be pickled
+            errors.send(RuntimeError("".join(traceback.format_exception(error))))
+        raise SystemExit(1) from None
+
+
+def _received(errors: Connection) -> Exception | None:
+    """What a process that has ended sent before; None from one that was killed."""
+    try:
+        error = errors.recv() if errors.poll() else None
+    except EOFError:
+        return None
+    except Exception as failure:  # pickled by one process and unreadable for the other
+        return RuntimeError(f"a worker failed with an error that cannot be read here: {failure}")
+    assert error is None or isinstance(error, Exception)
+    return error

@@ -1,0 +1,187 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sana_scale import Halving, Judge, Sampler, SharedDir, Threshold, best_of_n, work_on
+
+SHARED_RUN = Path(__file__).with_name("shared_run.py")
+
+
+def worth(seed):
+    return seed * 7919 % 1009
+
+
+class Painter:
+    """Draws pixels that hold their seed's worth; previews are the image itself."""
+
+    def __call__(self, prompt, seeds):
+        return [Image.new("I;16", (1, 1), worth(seed)) for seed in seeds]
+
+    def previewing(self, prompt, seeds, *, at, keep):
+        for _ in at:
+            seeds = [seeds[place] for place in keep(self(prompt, seeds))]
+        return list(zip(seeds, self(prompt, seeds), strict=True))
+
+
+class Reader:
+    def __call__(self, prompt, images):
+        return [image.getpixel((0, 0)) for image in images]
+
+
+class Joined:
+    """Workers in threads of this process, which join the run as other machines would."""
+
+    def __init__(self, run_dir, count):
+        self.threads = [threading.Thread(target=self.work, args=(run_dir,)) for _ in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    def work(self, run_dir):
+        while not (run_dir / "run.json").exists():
+            time.sleep(0.01)
+        work_on(run_dir, Painter, Reader)
+
+    def join(self):
+        for thread in self.threads:
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("ask", [{}, {"stop": Threshold(900)}, {"prune": Halving(pilot=8)}], ids=str)
+def test_a_shared_run_gives_what_a_local_one_gives(tmp_path, ask, workers):
+    ask = {"n": 60, "keep": 3, "batch_size": 4} | ask
+    joined = Joined(tmp_path / "run", workers)
+    shared = best_of_n(None, None, "a", run_dir=tmp_path / "run", executor=SharedDir(Painter, Reader, workers=0), **ask)
+    joined.join()
+    local = best_of_n(Painter(), Reader(), "a", **ask)
+    assert shared.candidates == local.candidates
+    assert (shared.stopped, shared.pruned, shared.pilot) == (local.stopped, local.pruned, local.pilot)
+    assert best_of_n(None, None, "a", run_dir=tmp_path / "run", executor=SharedDir(Painter, Reader), **ask) == shared
+
+
+def test_a_run_moves_from_one_executor_to_the_other(paint, tmp_path):
+    ask = {"n": 40, "keep": 2, "batch_size": 4}
+
+    def interrupt(progress):
+        if progress.judged == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        best_of_n(Painter(), Reader(), "a", run_dir=tmp_path, on_progress=interrupt, **ask)
+    joined = Joined(tmp_path, 2)
+    shared = best_of_n(None, None, "a", run_dir=tmp_path, executor=SharedDir(Painter, Reader, workers=0), **ask)
+    joined.join()
+    assert shared == best_of_n(Painter(), Reader(), "a", **ask)
+
+
+def drive(run_dir, log, n, stop):
+    command = [sys.executable, str(SHARED_RUN), str(run_dir), str(log), str(n), str(stop)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def drawn(log):
+    return [tuple(map(int, line.split())) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def wait_for(lines, log, life):
+    while len(drawn(log)) < lines:
+        assert life.poll() is None
+        time.sleep(0.01)
+
+
+def alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    # A killed orphan that nobody waits for is dead as well.
+    return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for orphans in /proc")
+def test_killed_workers_and_a_killed_driver_lose_nothing(tmp_path):
+    run_dir, log, moments = tmp_path / "run", tmp_path / "log", random.Random(0)
+    kills = 0
+    with drive(run_dir, log, 120, 2000) as life:
+        for lines in (10, 30):  # workers, whoever drew last
+            wait_for(lines + moments.randrange(10), log, life)
+            os.kill(drawn(log)[-1][0], signal.SIGKILL)
+            kills += 1
+        wait_for(60, log, life)
+        life.kill()
+        life.communicate()
+        kills += 2  # its two workers leave, each at the end of its batch
+    with drive(run_dir, log, 120, 2000) as life:
+        output, errors = life.communicate()
+    assert life.returncode == 0, errors
+    outcome = json.loads(output)
+    expected = sorted(range(120), key=lambda seed: (-worth(seed), seed))
+    assert outcome == {"pairs": [[seed, worth(seed)] for seed in expected], "best": [worth(s) for s in expected[:3]]}
+    counts = Counter(seed for _, seed in drawn(log))
+    assert set(counts) == set(range(120))
+    assert sum(counts.values()) <= 120 + kills * 2 * 2  # two batches of two in flight
+    deadline = time.monotonic() + 30
+    while any(map(alive, {process for process, _ in drawn(log)})):
+        assert time.monotonic() < deadline, "a worker outlived its driver"
+        time.sleep(0.05)
+
+
+def test_an_error_in_a_worker_reaches_the_driver(tmp_path):
+    with drive(tmp_path / "run", tmp_path / "log", 7, 2000) as life:
+        _, errors = life.communicate()
+    assert life.returncode == 1
+    assert "MemoryError: no room for the judge" in errors
+    assert "while judging the seeds" in errors
+    assert not list((tmp_path / "run/leases").iterdir())
+
+
+UNGUARDED = """
+import sys
+from sana_scale import SharedDir, best_of_n
+
+class Maker:
+    pass
+
+best_of_n(None, None, "a", n=4, run_dir=sys.argv[1], executor=SharedDir(Maker, Maker))
+"""
+
+
+def test_a_script_that_starts_itself_again_is_told_why(tmp_path):
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "run")]
+    life = subprocess.run(command, capture_output=True, text=True)
+    assert life.returncode == 1
+    assert "Scripts that start workers need `if __name__ == '__main__':`" in life.stderr
+
+
+def test_it_takes_a_directory_and_no_sampler_of_the_call(paint, blue, tmp_path):
+    executor = SharedDir(Painter, Reader)
+    with pytest.raises(ValueError, match="give run_dir="):
+        best_of_n(None, None, "a", n=4, executor=executor)
+    with pytest.raises(ValueError, match="pass None for both"):
+        best_of_n(paint, blue, "a", n=4, executor=executor, run_dir=tmp_path)
+    assert isinstance(Painter(), Sampler)
+    assert isinstance(Reader(), Judge)
+
+
+def test_what_cannot_travel_is_refused_at_once():
+    with pytest.raises(TypeError, match="functions or classes of a module"):
+        SharedDir(lambda: Painter(), Reader)
+    with pytest.raises(ValueError, match="workers=-1"):
+        SharedDir(Painter, Reader, workers=-1)
+
+
+def test_there_is_nothing_to_join_where_no_run_is(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        work_on(tmp_path, Painter, Reader)
