@@ -1,4 +1,4 @@
-"""Tiny models of ours and of diffusers with the same weights, their inputs, and poisoned memory."""
+"""Tiny models of ours and of diffusers with the same weights, and their inputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -90,20 +90,3 @@ def call_diffusers() -> Callable[..., Tensor]:
         )[0]
 
     return call
-
-
-@pytest.fixture
-def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fills new memory with NaN, so that an operation that leaves an element unwritten fails its test."""
-
-    def poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def make(*args: Any, **kwargs: Any) -> Tensor:
-            memory = allocate(*args, **kwargs)
-            return memory.fill_(torch.nan) if memory.is_floating_point() else memory
-
-        return make
-
-    for name in ("empty", "empty_like", "empty_strided"):
-        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
-    for name in ("new_empty", "new_empty_strided"):
-        monkeypatch.setattr(torch.Tensor, name, poisoned(getattr(torch.Tensor, name)))

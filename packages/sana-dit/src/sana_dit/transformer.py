@@ -71,7 +71,7 @@ class SanaTransformer(Pretrained):
 
         x = self.final(x, t)  # (B, N, p*p*C)
         x = x.reshape(x.shape[0], height, width, p, p, -1)
-        return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # (B, C, h, w)
+        return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3).contiguous()  # (B, C, h, w)
 
     def _check(
         self,

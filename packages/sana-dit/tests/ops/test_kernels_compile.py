@@ -1,0 +1,223 @@
+"""Every kernel compiled for GPUs that need not be there: nothing spills, and registers and shared memory are as noted.
+
+Triton's wheel brings the compilers, NVIDIA's assembler and cuobjdump. `kernel_resources.json` says what the version of
+Triton it names makes of the kernels at the sizes of the 1.6B model; `--note-kernel-resources` writes it anew.
+"""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton", reason="needs triton: pip install 'sana-dit[triton]'")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("interpreted kernels are not compiled: unset TRITON_INTERPRET", allow_module_level=True)
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from sana_dit.ops.gated_depthwise import fused as depthwise  # noqa: E402
+from sana_dit.ops.gated_residual import fused as residual  # noqa: E402
+from sana_dit.ops.launch import Launch  # noqa: E402
+from sana_dit.ops.linear_attention import fused as attention  # noqa: E402
+from sana_dit.ops.modulated_norm import fused as modulated  # noqa: E402
+from sana_dit.ops.rms_norm import fused as root_mean_square  # noqa: E402
+from sana_dit.ops.tiles import TILES, Tiles  # noqa: E402
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+if not CUOBJDUMP.exists():
+    pytest.skip(f"this triton has no {CUOBJDUMP}", allow_module_level=True)
+
+NOTED = Path(__file__).parent / "kernel_resources.json"
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+BATCH, SIDE, WIDTH, FEATURES = 2, 32, 2240, 5600  # of the 1.6B model at 1024 px with guidance
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def of_gated_residual(dtype: torch.dtype, tiles: Tiles) -> dict[str, Launch]:
+    x, gate = meta(BATCH, SIDE**2, WIDTH, dtype=dtype), meta(BATCH, 6, WIDTH, dtype=dtype)[:, 2]
+    return {
+        "forward": residual.forward_launch(x, x, gate, x),
+        "backward": residual.backward_launch(x, x, gate, x, meta(BATCH, 16, WIDTH), steps=2),
+    }
+
+
+def of_modulated_norm(dtype: torch.dtype, tiles: Tiles) -> dict[str, Launch]:
+    x, modulation = meta(BATCH, SIDE**2, WIDTH, dtype=dtype), meta(BATCH, 6, WIDTH, dtype=dtype)[:, 2]
+    partials = meta(2, BATCH, SIDE**2 // 8, WIDTH)
+    return {
+        "forward": modulated.forward_launch(x, modulation, modulation, x, eps=1e-6, tiles=tiles),
+        "backward": modulated.backward_launch(x, x, modulation, x, partials, eps=1e-6, rows=8, tiles=tiles),
+    }
+
+
+def of_gated_depthwise(dtype: torch.dtype, tiles: Tiles) -> dict[str, Launch]:
+    u, out = (meta(BATCH, SIDE**2, channels, dtype=dtype) for channels in (2 * FEATURES, FEATURES))
+    weight, bias = meta(2 * FEATURES, 1, 3, 3, dtype=dtype), meta(2 * FEATURES, dtype=dtype)
+    partials, grid = meta(BATCH * 8, 10, 2 * FEATURES), {"height": SIDE, "width": SIDE}
+    return {
+        "forward": depthwise.forward_launch(u, weight, bias, out, **grid),
+        "backward_of_gate": depthwise.gate_launch(out, u, weight, bias, u, **grid),
+        "backward_of_convolution": depthwise.convolution_launch(u, u, weight, u, partials, **grid),
+    }
+
+
+def of_linear_attention(dtype: torch.dtype, tiles: Tiles, *, dim: int = 32) -> dict[str, Launch]:
+    heads = WIDTH // dim
+    x, wide, norm = meta(BATCH, SIDE**2, heads * dim, dtype=dtype), meta(BATCH, SIDE**2, heads * dim), meta(heads * dim)
+    scales, states = meta(BATCH, SIDE**2), meta(BATCH, heads, dim + 1, dim)
+    parts = meta(4, BATCH, heads, dim + 1, dim)
+    return {
+        "norm_scales": attention.scales_launch(x, scales, eps=1e-5, tiles=tiles),
+        "state_parts": attention.state_launch(x, x, norm, scales, parts, tiles=tiles),
+        "forward": attention.forward_launch(x, norm, scales, states, x, eps=1e-15, tiles=tiles),
+        "backward_of_query": attention.query_launch(x, x, norm, scales, states, wide, parts, eps=1e-15, tiles=tiles),
+        "backward_of_key": attention.key_launch(x, x, norm, scales, states, wide, x, tiles=tiles),
+    }
+
+
+def of_rms_norm(dtype: torch.dtype, tiles: Tiles) -> dict[str, Launch]:
+    x, weight, partials = meta(BATCH, SIDE**2, WIDTH, dtype=dtype), meta(WIDTH, dtype=dtype), meta(SIDE, WIDTH)
+    return {
+        "forward": root_mean_square.forward_launch(x, weight, x, eps=1e-5, tiles=tiles),
+        "backward": root_mean_square.backward_launch(x, x, weight, x, partials, eps=1e-5, rows=8, tiles=tiles),
+    }
+
+
+OPERATIONS: dict[str, Callable[..., dict[str, Launch]]] = {
+    "gated_depthwise": of_gated_depthwise,
+    "gated_residual": of_gated_residual,
+    "linear_attention": of_linear_attention,
+    "modulated_norm": of_modulated_norm,
+    "rms_norm": of_rms_norm,
+}
+
+
+class Resources(NamedTuple):
+    """What one kernel takes."""
+
+    registers: int  # of a thread
+    shared: int  # bytes of a program
+    stack: int  # bytes of a thread, where registers spill to
+
+
+class Binary(NamedTuple):
+    resources: Resources
+    text: str  # PTX or AMD's assembly
+
+
+def compiled(launch: Launch, target: Any, folder: Path, **options: int) -> Binary:
+    """What the launch would run: Triton is told of pointers and sizes what it would see for itself."""
+    kernel, arguments, constants = launch.kernel, launch.arguments, launch.constants
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    signature = {name: kind_of(arguments[name]) if name in arguments else "constexpr" for name in kernel.arg_names}
+    sixteens = [name for name in arguments if signature[name][0] == "*" or is_sixteenfold(arguments[name])]
+    source = ASTSource(
+        kernel,
+        signature=signature,
+        constexprs={name: constants.get(name) for name, kind in signature.items() if kind == "constexpr"},
+        attrs={(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in sixteens},
+    )
+    chosen = {name: value for name, value in constants.items() if name.startswith("num_")}
+    binary = triton.compile(source, target=target, options=chosen | options)
+    if target.backend == "hip":
+        return Binary(amd_resources(binary), binary.asm["amdgcn"])
+    return Binary(nvidia_resources(binary, folder / "kernel.cubin"), binary.asm["ptx"])
+
+
+def kind_of(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return "*" + TYPES[value.dtype]
+    return "i32" if isinstance(value, int) else "fp32"
+
+
+def is_sixteenfold(value: Any) -> bool:
+    return isinstance(value, int) and value % 16 == 0
+
+
+def nvidia_resources(binary: Any, cubin: Path) -> Resources:
+    cubin.write_bytes(binary.asm["cubin"])
+    report = subprocess.run([CUOBJDUMP, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
+    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", report).groups())
+    return Resources(registers, binary.metadata.shared, stack)
+
+
+def amd_resources(binary: Any) -> Resources:
+    registers, stack = (
+        int(re.search(rf"\.{name}:\s+(\d+)", binary.asm["amdgcn"]).group(1))
+        for name in ("vgpr_count", "private_segment_fixed_size")
+    )
+    return Resources(registers, binary.metadata.shared, stack)
+
+
+def complaints(resources: Resources, noted: list[int] | None) -> list[str]:
+    """What is wrong with a kernel; `noted` are the registers and shared memory it should take."""
+    found = [f"spills {resources.stack} bytes a thread"] if resources.stack else []
+    if noted is not None and list(resources[:2]) != noted:
+        found.append(f"takes (registers, shared bytes) {list(resources[:2])}, noted were {noted}")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _fresh_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "architecture"),
+    [(torch.bfloat16, "sm_80"), (torch.bfloat16, "sm_90"), (torch.float32, "sm_90"), (torch.bfloat16, "gfx942")],
+    ids=["bfloat16-sm_80", "bfloat16-sm_90", "float32-sm_90", "bfloat16-gfx942"],
+)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_kernels_take_what_is_noted_and_do_not_spill(operation, architecture, dtype, tmp_path, request):
+    table = json.loads(NOTED.read_text())
+    key = f"{operation} {TYPES[dtype]} {architecture}"
+    launches = OPERATIONS[operation](dtype, TILES[architecture])
+    taken = {name: compiled(launch, TARGETS[architecture], tmp_path).resources for name, launch in launches.items()}
+    print(key, taken)
+    if request.config.getoption("--note-kernel-resources", default=False):
+        table |= {"triton": triton.__version__, key: {name: list(resources[:2]) for name, resources in taken.items()}}
+        lines = (f"{json.dumps(name)}: {json.dumps(table[name])}" for name in sorted(table))
+        NOTED.write_text("{\n " + ",\n ".join(lines) + "\n}\n")
+    noted = table[key] if table["triton"] == triton.__version__ else {}  # another compiler allocates otherwise
+    assert {name: complaints(resources, noted.get(name)) for name, resources in taken.items()} == {
+        name: [] for name in taken
+    }
+
+
+@pytest.mark.parametrize("dim", [16, 64, 128])
+def test_heads_of_other_dims_do_not_spill(dim, tmp_path):
+    launches = of_linear_attention(torch.bfloat16, TILES["sm_80"], dim=dim)
+    trained = [name for name in launches if name.startswith("backward") and dim < 64]  # wider ones are not dispatched
+    for name in ["state_parts", "forward", *trained]:
+        assert not complaints(compiled(launches[name], TARGETS["sm_80"], tmp_path).resources, None), name
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_warp_reads_whole_lines_of_128_bytes(operation, tmp_path):
+    width = "b32" if operation == "gated_depthwise" else "v4.b32"  # two channels a thread there, else eight
+    for name, launch in OPERATIONS[operation](torch.bfloat16, TILES["sm_90"]).items():
+        text = compiled(launch, TARGETS["sm_90"], tmp_path).text
+        assert f"ld.global.{width}" in text, name
+
+
+def test_a_spill_and_other_resources_would_be_seen(tmp_path):
+    launch = of_modulated_norm(torch.bfloat16, TILES["sm_90"])["backward"]
+    resources = compiled(launch, TARGETS["sm_90"], tmp_path, maxnreg=32).resources
+    spill, other = complaints(resources, [64, resources.shared])
+    assert spill == f"spills {resources.stack} bytes a thread"
+    assert other.startswith(f"takes (registers, shared bytes) [{resources.registers}, {resources.shared}]")
