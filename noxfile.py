@@ -90,11 +90,22 @@ def test_wheels(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure against diffusers on this machine and write benchmarks/results/."""
-    session.install("-e", ".", *editable(*PACKAGES), *group("test"), *CONSTRAINTS)
+    """Measure against the references on this machine and write benchmarks/results/."""
+    trainer = group("bench", ROOT / "packages" / "sana-train")
+    session.install("-e", ".", *editable(*PACKAGES), *group("test"), *trainer, *CONSTRAINTS)
     for package, script, result in (
         ("sana-ae", "decode", "cpu-dc-ae-decode"),
         ("sana-dit", "forward", "cpu-dit-forward"),
+        ("sana-judge", "judging", "cpu-judging"),
+        ("sana-train", "optimizer_step", "cpu-optimizer-step"),
     ):
         out = f"benchmarks/results/{result}.json"
         session.run("python", f"packages/{package}/benchmarks/{script}.py", "--out", out, *session.posargs)
+
+
+@nox.session(default=False)
+def soak(session: nox.Session) -> None:
+    """Kill training runs at twenty random moments and compare them with a run that nobody killed."""
+    session.install(*editable("sana-train"), *group("test", ROOT / "packages" / "sana-train"), *CONSTRAINTS)
+    script = "packages/sana-train/tests/processes/soak_kills.py"
+    session.run("python", script, "--out", "benchmarks/results/soak-kills.json", *session.posargs)

@@ -18,6 +18,7 @@ from diffusers import (
 from transformers import Gemma2Config, Gemma2Model
 
 from recipes.emoji.tokenizer import train_tokenizer
+from sana_train import write_shard
 
 CAPTION_CHANNELS = 16
 
@@ -97,3 +98,52 @@ def sprint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("diffusers-sprint")
     SanaSprintPipeline(**tiny_components(32, sprint=True)).save_pretrained(folder)
     return folder
+
+
+TINY_RUN = """
+[train]
+run_dir = "run"
+steps = 4
+warmup_steps = 2
+log_every = 1
+checkpoint_every = 4
+
+[model]
+in_channels = 4
+out_channels = 4
+sample_size = 2
+caption_channels = 8
+num_layers = 2
+num_attention_heads = 2
+attention_head_dim = 8
+num_cross_attention_heads = 2
+cross_attention_head_dim = 8
+
+[optimizer]
+kind = "came8bit"
+lr = 1e-3
+
+[objective]
+caption_dropout = 0.0
+
+[data]
+shards = "data"
+batch_size = 4
+"""
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run file in the current folder that trains a tiny transformer for four steps on a shard of eight samples."""
+    monkeypatch.chdir(tmp_path)
+    draw = torch.Generator().manual_seed(0)
+    write_shard(
+        "data/0.safetensors",
+        torch.randn(8, 4, 2, 2, generator=draw),
+        torch.randn(8, 5, 8, generator=draw),
+        torch.ones(8, 5, dtype=torch.bool),
+        keys=[f"sample {number}" for number in range(8)],
+        scaling_factor=0.5,
+    )
+    (tmp_path / "run.toml").write_text(TINY_RUN)
+    return tmp_path / "run.toml"

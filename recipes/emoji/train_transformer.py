@@ -67,6 +67,11 @@ class CaptionedTransformer(nn.Module):
         velocity: Tensor = self.transformer(latents, timestep, caption, mask)
         return velocity
 
+    def load_averages(self, folder: Path) -> None:
+        """Take the weights that `save_pretrained` wrote."""
+        self.text_encoder.load_state_dict(Gemma2Model.from_pretrained(folder / "text_encoder").state_dict())
+        self.transformer.load_state_dict(SanaTransformer.from_pretrained(folder / "transformer").state_dict())
+
     def save_pretrained(self, folder: Path) -> None:
         """Write `transformer/` and `text_encoder/`."""
         self.text_encoder.save_pretrained(folder / "text_encoder")
@@ -120,12 +125,15 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches ahead")
+    parser.add_argument("--start-from", type=Path, metavar="DIR", help="begin with this run's averaged weights")
     options = parser.parse_args()
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(options.out / "tokenizer")
     autoencoder = DCAE.from_pretrained(options.out / "autoencoder")
     model = CaptionedTransformer(emoji_text_encoder(len(tokenizer)), SanaTransformer(EMOJI_TRANSFORMER))
+    if options.start_from:
+        model.load_averages(options.start_from / "transformer-run" / "model")
     model.to(options.device)
     batches = EncodedScenes(
         load_shards(options.out / "latents"),
@@ -151,6 +159,9 @@ def main() -> None:
         Trainer.start_or_resume(model, FlowMatching(shift=FLOW_SHIFT), optimizer, batches, config).fit()
     assemble(options.out).save_pretrained(options.out / "pipeline")
     report = {"steps": options.steps, "batch_size": options.batch_size, "scenes": len(batches.latents)}
+    if options.start_from:
+        earlier = json.loads((options.start_from / "transformer.json").read_text())
+        report["steps"] += earlier["steps"]
     (options.out / "transformer.json").write_text(json.dumps(report) + "\n")
 
 

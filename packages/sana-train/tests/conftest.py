@@ -40,21 +40,24 @@ def tiny_model() -> TinyVelocity:
 
 
 @pytest.fixture
-def parts() -> Callable[[TrainConfig], tuple]:
+def parts() -> Callable[..., tuple]:
     """The arguments of a `Trainer` whose model starts from the same weights every time."""
 
-    def build(config: TrainConfig) -> tuple:
+    def build(config: TrainConfig, **changes: object) -> tuple:
         model = TinyVelocity()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-        return model, FlowMatching(), optimizer, batches, config
+        arguments = {"model": model, "objective": FlowMatching(), "optimizer": optimizer, "batches": batches}
+        return (*(arguments | changes).values(), config)
 
     return build
 
 
 @pytest.fixture
-def make_trainer(tmp_path: Path, parts: Callable[[TrainConfig], tuple]) -> Callable[..., Trainer]:
-    def build(**changes: object) -> Trainer:
-        settings = {"run_dir": str(tmp_path / "run"), "steps": 6, "log_every": 1, "progress": False} | changes
-        return Trainer(*parts(TrainConfig(**settings)))
+def make_trainer(tmp_path: Path, parts: Callable[..., tuple]) -> Callable[..., Trainer]:
+    def build(*, model=None, objective=None, optimizer=None, batches=None, hooks=None, **changes: object) -> Trainer:
+        settings = {"run_dir": str(tmp_path / "run"), "steps": 6, "log_every": 1, "progress": False, "plots": False}
+        given = {"model": model, "objective": objective, "optimizer": optimizer, "batches": batches}
+        given = {name: value for name, value in given.items() if value is not None}
+        return Trainer(*parts(TrainConfig(**settings | changes), **given), **(hooks or {}))
 
     return build

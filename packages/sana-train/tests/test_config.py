@@ -24,8 +24,20 @@ def test_learning_rate_stays_to_the_end_without_decay():
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"grad_clip": 0.0}, "grad_clip is 0.0"),
         ({"precision": "fp16"}, "precision is 'fp16'"),
+        ({"accumulate": 0}, "accumulate is 0"),
+        ({"max_skips": 0}, "max_skips is 0"),
+        ({"spike_sigmas": -1.0}, "spike_sigmas is -1.0"),
+        ({"step_in_backward": True}, "accumulate must be 1 and grad_clip None"),
+        ({"step_in_backward": True, "grad_clip": None, "accumulate": 2}, "accumulate must be 1"),
+        ({"ema_offload": True, "ema_decay": None}, "no average to keep"),
     ],
 )
 def test_bad_settings_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**{"run_dir": "run", "steps": 10} | change)
+
+
+def test_only_what_changes_the_weights_counts_as_a_change():
+    then = TrainConfig(run_dir="a", steps=10, log_every=1).as_json()
+    now = TrainConfig(run_dir="b", steps=12, log_every=2, ema_decay=None)
+    assert now.changes_since(then) == ["steps 10 -> 12", "ema_decay 0.9999 -> None"]

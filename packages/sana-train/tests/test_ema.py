@@ -30,6 +30,11 @@ def test_applied_weights_are_put_back_even_after_an_error():
     assert torch.equal(model.weight, before)
 
 
-def test_state_of_another_model_is_refused():
-    with pytest.raises(ValueError, match="differ in 1 parameters"):
-        EMA(nn.Linear(2, 2), 0.5).load_state_dict(EMA(nn.PReLU(), 0.5).state_dict())
+def test_an_offloaded_average_is_the_same_average():
+    model = nn.Linear(2, 2).bfloat16()
+    here, offloaded = EMA(model, 0.5), EMA(model, 0.5, offload=True)
+    model.weight.data.add_(1)
+    here.update()
+    offloaded.update()
+    assert torch.equal(here.averages["weight"], offloaded.averages["weight"])
+    assert offloaded.averages["weight"].dtype == torch.float32

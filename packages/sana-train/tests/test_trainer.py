@@ -1,10 +1,15 @@
+import dataclasses
 import json
+import os
+import shutil
+import signal
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from sana_train import CheckpointError, TrainConfig, Trainer
+from sana_train import CAME8bit, CheckpointError, FlowMatching, TrainConfig, Trainer
+from sana_train.metrics import read_metrics
 
 
 def logged(trainer, name):
@@ -23,7 +28,7 @@ def test_a_stopped_run_ends_in_the_same_bits(make_trainer, parts, tmp_path):
     straight.fit()
     stopped = make_trainer(run_dir=str(tmp_path / "stopped"), checkpoint_every=2)
     for _ in range(3):
-        stopped.train_step(stopped.batches(stopped.step))
+        stopped.train_step()
         if stopped.step == 2:
             stopped.save()  # then one more step that the kill throws away
     resumed = Trainer.resume(tmp_path / "stopped", *parts(stopped.config))
@@ -38,7 +43,7 @@ def test_a_stopped_run_ends_in_the_same_bits(make_trainer, parts, tmp_path):
 def test_metrics_of_repeated_steps_appear_once(make_trainer, parts):
     trainer = make_trainer(checkpoint_every=3)
     trainer.fit()
-    (trainer.run_dir / "checkpoints" / "step-00000006.pt").unlink()
+    shutil.rmtree(trainer.run_dir / "checkpoints" / "step-00000006")
     Trainer.resume(trainer.run_dir, *parts(trainer.config)).fit()
     assert logged(trainer, "step") == [
         1,
@@ -64,13 +69,134 @@ def test_bf16_keeps_weights_in_fp32(make_trainer):
     assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
 
 
-def test_a_loss_that_is_not_finite_leaves_the_weights_alone(make_trainer):
+def test_a_step_that_is_not_finite_is_skipped_and_its_keys_are_logged(make_trainer):
+    flow = FlowMatching()
+
+    def broken(model, batch, draws):
+        return flow(model, batch, draws) * (float("nan") if draws.step == 2 else 1)
+
+    trainer = make_trainer(objective=broken)
+    for _ in range(2):
+        trainer.train_step()
+    before = {name: tensor.clone() for name, tensor in trainer._state.tensors().items()}
+    assert trainer.train_step().skipped == "loss is nan"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer._state.tensors().items())
+    trainer.step = 0
+    trainer.fit()
+    (line,) = [line for line in read_metrics(trainer.run_dir) if "skipped" in line]
+    assert (line["step"], line["keys"]) == (3, ["2-0", "2-1", "2-2"])
+
+
+def test_steps_that_keep_failing_are_passed_over_after_a_return(make_trainer, caplog):
+    flow, seen = FlowMatching(), []
+
+    def broken(model, batch, draws):
+        seen.append(draws.step)
+        return flow(model, batch, draws) * (float("inf") if draws.step in (3, 4) else 1)
+
+    trainer = make_trainer(objective=broken, max_skips=2, checkpoint_every=2)
+    assert trainer.fit()
+    assert seen == [0, 1, 2, 3, 4, 2, 5]
+    assert "steps 3 to 4 failed" in caplog.text
+    events = [line for line in read_metrics(trainer.run_dir) if "returned_to" in line]
+    assert [(event["returned_to"], list(event["passed_over"])) for event in events] == [(2, ["3", "4"])]
+
+
+def test_a_run_that_cannot_be_saved_by_returning_ends(make_trainer):
+    trainer = make_trainer(objective=lambda model, batch, draws: model.conv.weight.sum() * float("nan"), max_skips=2)
+    with pytest.raises(FloatingPointError, match=r"steps 0 to 1 failed.*no checkpoint yet; samples \['0-0'"):
+        trainer.fit()
+
+
+def test_micro_batches_make_the_same_step(make_trainer, tmp_path):
+    whole = make_trainer(run_dir=str(tmp_path / "whole"))
+    divided = make_trainer(run_dir=str(tmp_path / "divided"), accumulate=3)
+    for _ in range(3):
+        once, thrice = whole.train_step(), divided.train_step()
+        assert thrice.loss == pytest.approx(once.loss, rel=1e-6)  # a mean of means, in fp32
+        assert thrice.grad_norm == pytest.approx(once.grad_norm, rel=1e-5)
+
+
+def test_a_batch_that_cannot_be_divided_is_named(make_trainer):
+    with pytest.raises(ValueError, match="a batch of 3 samples cannot be divided among 1 processes with 2"):
+        make_trainer(accumulate=2).train_step()
+
+
+def test_a_run_that_was_asked_to_stop_saves_and_goes_on_to_the_same_bits(make_trainer, parts, tmp_path):
+    flow = FlowMatching()
+
+    def stopping(model, batch, draws):
+        if draws.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return flow(model, batch, draws)
+
+    straight = make_trainer(run_dir=str(tmp_path / "straight"))
+    assert straight.fit()
+    stopped = make_trainer(run_dir=str(tmp_path / "stopped"), objective=stopping)
+    assert not stopped.fit()
+    assert stopped.step == 4
+    resumed = Trainer.resume(tmp_path / "stopped", *parts(stopped.config))
+    assert resumed.fit()
+    ends = zip(straight._state.tensors().items(), resumed._state.tensors().items(), strict=True)
+    assert all(one == other and torch.equal(a, b) for (one, a), (other, b) in ends)
+
+
+def test_a_run_can_be_made_longer_when_told_so(make_trainer, parts):
     trainer = make_trainer()
-    before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
-    trainer.objective = lambda model, batch, draws: model.conv.weight.sum() * float("nan")
-    with pytest.raises(FloatingPointError, match=r"step 0: loss nan.*0-0"):
-        trainer.train_step(trainer.batches(0))
-    assert all(torch.equal(weight, before[name]) for name, weight in trainer.model.state_dict().items())
+    trainer.fit()
+    longer = dataclasses.replace(trainer.config, steps=9)
+    resumed = Trainer.resume(trainer.run_dir, *parts(longer), allow_changes=True)
+    assert resumed.step == 6
+    assert resumed.fit()
+    assert logged(resumed, "step") == list(range(1, 10))
+
+
+def test_another_optimizer_setting_is_a_change(make_trainer, parts):
+    trainer = make_trainer()
+    trainer.fit()
+    model = parts(trainer.config)[0]
+    slower = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with pytest.raises(CheckpointError, match=r"lr 0.01 -> 0.001"):
+        Trainer.resume(trainer.run_dir, *parts(trainer.config, model=model, optimizer=slower))
+
+
+def test_validation_and_samples_see_the_average(make_trainer):
+    seen = []
+
+    def validation(model):
+        seen.append(model.conv.weight.detach().clone())
+        return {"val/loss": float(model.training)}
+
+    def sample(model, folder):
+        folder.mkdir(parents=True)
+
+    trainer = make_trainer(hooks={"validation": validation, "sample": sample}, validate_every=4, sample_every=3)
+    trainer.fit()
+    assert torch.equal(seen[-1], trainer.ema.averages["conv.weight"])
+    assert [(line["step"], line["val/loss"]) for line in read_metrics(trainer.run_dir) if "val/loss" in line] == [
+        (4, 0.0),
+        (6, 0.0),
+    ]
+    assert sorted(path.name for path in (trainer.run_dir / "samples").iterdir()) == ["step-00000003", "step-00000006"]
+
+
+def test_without_an_average_the_model_folder_holds_the_weights(make_trainer):
+    trainer = make_trainer(ema_decay=None)
+    trainer.fit()
+    saved = load_file(trainer.run_dir / "model" / "model.safetensors")
+    assert all(torch.equal(saved[name], weight) for name, weight in trainer.model.state_dict().items())
+
+
+def test_fresh_came_without_warm_up_is_warned_of(make_trainer, parts, caplog):
+    model = parts(TrainConfig(run_dir="", steps=1))[0]
+    make_trainer(model=model, optimizer=CAME8bit(model.parameters(), 1e-4), steps=1).fit()
+    assert "11 times the learning rate" in caplog.text
+
+
+def test_an_optimizer_of_another_model_is_refused(make_trainer, parts):
+    other = parts(TrainConfig(run_dir="", steps=1))[2]
+    with pytest.raises(ValueError, match="6 tensors that are not parameters of the model"):
+        make_trainer(optimizer=other)
 
 
 def test_resuming_with_another_configuration_is_refused(make_trainer, parts):
@@ -103,32 +229,35 @@ def test_a_new_run_does_not_write_over_an_old_one(make_trainer):
         make_trainer().fit()
 
 
-def test_resuming_with_an_optimizer_in_use_keeps_the_schedule(make_trainer, parts):
-    trainer = make_trainer(steps=6, warmup_steps=6, checkpoint_every=2)
+def test_the_schedule_goes_on_after_resuming(make_trainer, parts):
+    trainer = make_trainer(steps=6, warmup_steps=6)
     for _ in range(4):
-        trainer.train_step(trainer.batches(trainer.step))
+        trainer.train_step()
     trainer.save()
-    model, objective, _, batches, config = parts(trainer.config)
-    used = torch.optim.AdamW(model.parameters(), lr=123.0)
-    resumed = Trainer.resume(trainer.run_dir, model, objective, used, batches, config)
-    assert resumed.train_step(batches(4))["lr"] == pytest.approx(1e-2 * 5 / 6)
+    resumed = Trainer.resume(trainer.run_dir, *parts(trainer.config))
+    assert resumed.train_step().lr == pytest.approx(1e-2 * 5 / 6)
 
 
-def test_gradients_are_clipped_and_the_schedule_is_applied(make_trainer):
-    trainer = make_trainer(grad_clip=1e-3, warmup_steps=4)
-    metrics = trainer.train_step(trainer.batches(0))
-    assert metrics["lr"] == pytest.approx(1e-2 / 4)
-    assert metrics["grad_norm"] > 1e-3  # as it was before clipping
-    clipped = torch.stack([weight.grad.norm() for weight in trainer.model.parameters()]).norm()
-    assert clipped.item() == pytest.approx(1e-3, rel=1e-4)
+def test_gradients_are_clipped_and_the_schedule_is_applied(make_trainer, parts):
+    model = parts(TrainConfig(run_dir="", steps=1))[0]
+    before = [weight.detach().clone() for weight in model.parameters()]
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    result = make_trainer(model=model, optimizer=sgd, grad_clip=1e-3, warmup_steps=4).train_step()
+    assert result.lr == pytest.approx(1 / 4)
+    assert result.grad_norm > 1e-3  # as it was before clipping
+    moved = torch.stack([(weight - old).norm() for weight, old in zip(model.parameters(), before, strict=True)]).norm()
+    # Weights near 1 round each difference by up to 6e-8, against entries of about 1e-3 / 4 / sqrt(200).
+    assert moved.item() == pytest.approx(1e-3 / 4, rel=1e-2)
 
 
 def test_bf16_runs_the_objective_under_autocast(make_trainer):
-    trainer = make_trainer(precision="bf16")
-    seen = []
-    objective = trainer.objective
-    trainer.objective = lambda *arguments: seen.append(torch.is_autocast_enabled("cpu")) or objective(*arguments)
-    trainer.train_step(trainer.batches(0))
+    flow, seen = FlowMatching(), []
+
+    def watching(*arguments):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return flow(*arguments)
+
+    make_trainer(precision="bf16", objective=watching).train_step()
     assert seen == [True]
 
 
@@ -138,15 +267,13 @@ def test_dropout_in_the_model_resumes_to_the_same_bits(make_trainer, parts, tmp_
 
     finals = []
     for name, stop in (("straight", 6), ("stopped", 3)):
-        trainer = make_trainer(run_dir=str(tmp_path / name), checkpoint_every=3)
-        trainer.objective = noisy
+        trainer = make_trainer(run_dir=str(tmp_path / name), objective=noisy)
         while trainer.step < stop:
-            trainer.train_step(trainer.batches(trainer.step))
+            trainer.train_step()
         if stop == 3:
             trainer.save()
             torch.rand(7)  # whatever else drew from the global generator meanwhile
-            trainer = Trainer.resume(tmp_path / name, *parts(trainer.config))
-            trainer.objective = noisy
+            trainer = Trainer.resume(tmp_path / name, *parts(trainer.config, objective=noisy))
             trainer.fit()
         finals.append(trainer.model.conv.weight.detach().clone())
     assert torch.equal(*finals)

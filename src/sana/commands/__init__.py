@@ -4,6 +4,7 @@ import typer
 
 from sana.commands.generate import generate
 from sana.commands.info import info
+from sana.commands.train import train
 
 app = typer.Typer(
     name="sana",
@@ -14,3 +15,4 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(info)
+app.command()(train)

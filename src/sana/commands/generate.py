@@ -10,11 +10,9 @@ from typing import Annotated, Any
 
 import typer
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from sana.commands.messages import messages
-
-METADATA_KEY = "sana"
+from sana.png import save_png
 
 
 def generate(
@@ -78,22 +76,6 @@ def generate(
         else:
             for path in paths:
                 print(path)
-
-
-def save_png(picture: Image.Image, path: Path, record: dict[str, Any]) -> None:
-    """Write a PNG, whole or not at all, that carries `record` as JSON in its text chunk "sana"."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    info = PngInfo()
-    info.add_itxt(METADATA_KEY, json.dumps(record, ensure_ascii=False))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            picture.save(file, "PNG", pnginfo=info)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _seeds(first: int, given: str | None, number: int) -> list[int]:

@@ -1,26 +1,45 @@
-"""A flow-matching trainer for diffusion transformers: kill it, resume it, get the same weights."""
+"""Flow matching for diffusion transformers: exact resume, sharded runs, CAME in 8 bit."""
 
 from importlib.metadata import version
 
+from sana_train.came import CAME, CAME8bit, optimizer_state_bytes
 from sana_train.checkpoint import CheckpointError
 from sana_train.config import TrainConfig
+from sana_train.distributed import process_group
 from sana_train.draws import Draws
 from sana_train.ema import EMA
 from sana_train.flow_matching import FlowMatching
-from sana_train.objective import Batch, Batches, Objective
+from sana_train.latent_shards import LatentShards
+from sana_train.objective import Batch, Batches, DividedBatches, Objective
+from sana_train.plots import plot_run
+from sana_train.run_lock import RunInUseError
+from sana_train.shard_files import write_shard
+from sana_train.train_step import StepResult
 from sana_train.trainer import Trainer
+from sana_train.validation import FlowValidation
 
 __version__ = version("sana-train")
 
 __all__ = [
+    "CAME",
     "EMA",
     "Batch",
     "Batches",
+    "CAME8bit",
     "CheckpointError",
+    "DividedBatches",
     "Draws",
     "FlowMatching",
+    "FlowValidation",
+    "LatentShards",
     "Objective",
+    "RunInUseError",
+    "StepResult",
     "TrainConfig",
     "Trainer",
     "__version__",
+    "optimizer_state_bytes",
+    "plot_run",
+    "process_group",
+    "write_shard",
 ]

@@ -1,10 +1,11 @@
-"""An exponential moving average of a model's weights."""
+"""An exponential moving average of a model's weights, sharded where they are."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 class EMA:
@@ -12,49 +13,54 @@ class EMA:
 
     The decay warms up as d = min(decay, (1 + n) / (10 + n)) after n updates, so that the random start is forgotten.
     It is updated after the optimizer has stepped. Buffers are not averaged: batch-norm statistics are averages already.
+
+    Args:
+        model: whose parameters are averaged; DTensors give DTensor averages.
+        decay: in [0, 1), the share of the average that each update keeps.
+        offload: keep the averages in CPU memory.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, *, offload: bool = False) -> None:
         self.decay = decay
         self.updates = 0
         self._weights = dict(model.named_parameters())
-        self.averages = {name: weight.detach().float().clone() for name, weight in self._weights.items()}
+        if offload and any(isinstance(weight, DTensor) for weight in self._weights.values()):
+            raise ValueError("ema_offload with a sharded model: the average is sharded too, so leave it out")
+        device = "cpu" if offload else None
+        self.averages = {
+            name: weight.detach().to(device=device, dtype=torch.float32, copy=True)
+            for name, weight in self._weights.items()
+        }
 
     @torch.no_grad()
     def update(self) -> None:
         """Take the model's present weights into the average."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        weights = [weight.detach().float() for weight in self._weights.values()]
-        torch._foreach_lerp_(list(self.averages.values()), weights, 1 - decay)
+        averages = [_local(average) for average in self.averages.values()]
+        weights = [
+            _local(weight.detach()).to(average)
+            for weight, average in zip(self._weights.values(), averages, strict=True)
+        ]
+        torch._foreach_lerp_(averages, weights, 1 - decay)
         self.updates += 1
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within this context the model carries the averaged weights."""
-        originals = {name: weight.detach().clone() for name, weight in self._weights.items()}
+        originals = {
+            name: weight.detach().to(self.averages[name].device, copy=True) for name, weight in self._weights.items()
+        }
         self._write(self.averages)
         try:
             yield
         finally:
             self._write(originals)
 
-    def state_dict(self) -> dict[str, Tensor | int | dict[str, Tensor]]:
-        """Everything that `load_state_dict` needs."""
-        return {"updates": self.updates, "averages": self.averages}
-
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        """Restore what `state_dict` gave; the parameter names must be the same."""
-        averages, updates = state["averages"], state["updates"]
-        assert isinstance(averages, dict)
-        assert isinstance(updates, int)
-        if averages.keys() != self.averages.keys():
-            changed = sorted(averages.keys() ^ self.averages.keys())
-            raise ValueError(f"the saved average and the model differ in {len(changed)} parameters: {changed[:3]} ...")
-        for name, average in averages.items():
-            self.averages[name].copy_(average)
-        self.updates = updates
-
     @torch.no_grad()
     def _write(self, values: dict[str, Tensor]) -> None:
         for name, weight in self._weights.items():
-            weight.copy_(values[name])
+            _local(weight).copy_(_local(values[name]))
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -58,10 +58,16 @@ class FlowMatching:
         latents: Tensor = batch["latents"].float()
         sigma = self.sigmas(draws).to(latents.device)
         noise = draws.normal(latents.shape, "noise").to(latents.device)
+        batch = batch | {"caption": self._captions(batch, draws)}
+        return self.velocity_errors(model, batch, noise=noise, sigma=sigma).mean()
+
+    def velocity_errors(self, model: nn.Module, batch: Batch, *, noise: Tensor, sigma: Tensor) -> Tensor:
+        """The mean squared error of each sample's velocity (B,), at noise (B, C, h, w) and noise levels sigma (B,)."""
+        latents: Tensor = batch["latents"].float()
         noisy = torch.lerp(latents, noise, sigma.view(-1, 1, 1, 1))
         timestep = (GRID * sigma).floor()
-        velocity = model(noisy, timestep, self._captions(batch, draws), batch["caption_mask"])
-        return F.mse_loss(velocity.float(), noise - latents)
+        velocity = model(noisy, timestep, batch["caption"], batch["caption_mask"])
+        return F.mse_loss(velocity.float(), noise - latents, reduction="none").flatten(1).mean(1)
 
     def sigmas(self, draws: Draws) -> Tensor:
         """The noise levels of one step: (B,) in [0, 1)."""

@@ -1,6 +1,6 @@
 """What a trainer needs of the world: a loss and the batch of each step."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -10,7 +10,10 @@ Batch = dict[str, Any]
 
 
 class Objective(Protocol):
-    """The loss of a batch: a scalar that can be differentiated. Everything random comes from `draws`."""
+    """The loss of a batch: a scalar that can be differentiated. Everything random comes from `draws`.
+
+    It is the mean over the batch's samples, so that a step is the same however its batch is divided.
+    """
 
     def __call__(self, model: nn.Module, batch: Batch, draws: Draws, /) -> Tensor:
         """Return the loss of `batch`."""
@@ -20,4 +23,17 @@ class Batches(Protocol):
     """The batch of a step, as a pure function of the step: resuming needs no replay."""
 
     def __call__(self, step: int, /) -> Batch:
-        """Return the batch of optimizer step `step`, a dict with `key`, one name per sample."""
+        """Return the whole batch of optimizer step `step`: a dict with `key`, one name per sample.
+
+        Each entry is a tensor or a list with one item per sample.
+        """
+
+
+@runtime_checkable
+class DividedBatches(Protocol):
+    """Batches that can be prepared in part, so that no process prepares more than its share."""
+
+    batch_size: int
+
+    def part(self, step: int, slots: range, /) -> Batch:
+        """Return the samples at `slots`, out of range(batch_size), of the batch of `step`."""

@@ -1,59 +1,108 @@
-"""The one training loop: draw, loss, gradient, step, average, and a checkpoint now and then."""
+"""The one training loop, for one process or many: a step, what is due after it, and a way back when steps fail."""
 
 import dataclasses
-import json
-import time
-from collections.abc import Iterable
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
-from safetensors.torch import save_model
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
-from sana_train.checkpoint import (
-    CheckpointError,
-    list_checkpoints,
-    load_newest_checkpoint,
-    replace_folder,
-    save_checkpoint,
-)
+from sana_train.came import CAME
+from sana_train.checkpoint import CheckpointError, Checkpoints, Saved
 from sana_train.config import TrainConfig
-from sana_train.draws import Draws
+from sana_train.distributed import gathered, rank, world_size
 from sana_train.ema import EMA
-from sana_train.objective import Batch, Batches, Objective
+from sana_train.guards import SpikeGuard
+from sana_train.metrics import MetricsLog
+from sana_train.model_folder import ModelFolder
+from sana_train.objective import Batches, Objective
+from sana_train.plots import plot_run
+from sana_train.preparation import prepare
+from sana_train.progress import Progress
+from sana_train.run_lock import run_lock
+from sana_train.run_state import RunState
+from sana_train.stop_request import StopRequest, stop_on_sigterm
+from sana_train.train_step import StepResult, TrainStep, autocast
+from sana_train.upcoming import Share, share_at, upcoming
+
+logger = logging.getLogger(__name__)
+
+MAX_RETURNS = 2  # to one checkpoint, before a run is given up
+
+MakeOptimizer = Callable[[nn.Module], Optimizer]
+Validate = Callable[[nn.Module], dict[str, float]]
+Sample = Callable[[nn.Module, Path], None]
 
 
 class Trainer:
     """Trains `model` on `batches` and keeps the run in `config.run_dir`.
 
     The run can be killed at any instant: `Trainer.resume` goes on from the newest checkpoint and ends in the same
-    weights as a run that was never stopped, bit for bit on the same machine.
+    weights, optimizer state and log as a run that was never stopped, bit for bit with as many processes on the same
+    kind of machine. With another number of processes the state is read bit for bit too, and sums round differently.
 
     The folder `run_dir/model` holds the averaged weights, written by the model's own `save_pretrained(dir)` where it
     has one, else as `model.safetensors`.
+
+    Args:
+        model: the model, with the same weights in every process (those of the first one are used).
+        objective: the loss of a batch.
+        optimizer: an optimizer of the model's parameters, or a function that makes one from the prepared model: needed
+            where several processes train together, since sharding replaces the parameters.
+        batches: the batch of each step; see `Batches` and `DividedBatches`.
+        config: everything else.
+        validation: called with the averaged model every `validate_every` steps; its numbers are logged.
+        sample: called with the averaged model and a folder every `sample_every` steps, in every process.
+
+    Raises:
+        ValueError: the optimizer does not fit the model, or the options do not fit several processes.
     """
 
     def __init__(
         self,
         model: nn.Module,
         objective: Objective,
-        optimizer: Optimizer,
+        optimizer: Optimizer | MakeOptimizer,
         batches: Batches,
         config: TrainConfig,
+        *,
+        validation: Validate | None = None,
+        sample: Sample | None = None,
     ) -> None:
+        if world_size() > 1 and (isinstance(optimizer, Optimizer) or config.step_in_backward):
+            what = "step_in_backward" if config.step_in_backward else "a ready optimizer"
+            raise ValueError(
+                f"{what} with {world_size()} processes: the model is sharded, so give a function "
+                "`lambda model: CAME8bit(model.parameters(), lr=...)` and leave step_in_backward out"
+            )
+        self._folder = ModelFolder(model)
+        prepare(model, config)
         self.model = model
-        self.objective = objective
-        self.optimizer = optimizer
         self.batches = batches
         self.config = config
+        self.validation = validation
+        self.sample = sample
         self.step = 0
-        self.ema = EMA(model, config.ema_decay)
+        self.optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(model)
+        _check_covered(model, self.optimizer)
+        self.ema = None if config.ema_decay is None else EMA(model, config.ema_decay, offload=config.ema_offload)
+        self.guard = SpikeGuard(sigmas=config.spike_sigmas)
         self.run_dir = Path(config.run_dir)
-        self._base_lrs = [group["lr"] for group in optimizer.param_groups]
+        self._state = RunState(model, self.optimizer, self.ema, self.guard, config=config)
+        self._take_step = TrainStep(model, objective, self.optimizer, self.ema, self.guard, config=config)
+        self._checkpoints = Checkpoints(
+            self.run_dir / "checkpoints", keep=config.keep_checkpoints, background=config.background_checkpoints
+        )
+        self._log = MetricsLog(self.run_dir, tensorboard=config.tensorboard and rank() == 0)
+        self._stopped = False
+        self._skipped: dict[int, list[str]] = {}  # steps skipped in a row, and the keys of their samples
+        self._returns: Counter[int] = Counter()  # to the checkpoint of a step
 
     @classmethod
     def resume(
@@ -61,163 +110,221 @@ class Trainer:
         run_dir: str | Path,
         model: nn.Module,
         objective: Objective,
-        optimizer: Optimizer,
+        optimizer: Optimizer | MakeOptimizer,
         batches: Batches,
         config: TrainConfig,
+        *,
+        validation: Validate | None = None,
+        sample: Sample | None = None,
+        allow_changes: bool = False,
     ) -> Self:
-        """A trainer that goes on where the newest checkpoint of `run_dir` stopped.
+        """A trainer that goes on where the newest good checkpoint of `run_dir` stopped.
+
+        The run keeps its configuration and optimizer settings unless `allow_changes` is given; a longer `steps` is
+        such a change.
 
         Raises:
-            CheckpointError: there is no checkpoint, or the run was started with another configuration.
+            CheckpointError: there is no good checkpoint, or it is of other settings or another model.
         """
-        trainer = cls(model, objective, optimizer, batches, dataclasses.replace(config, run_dir=str(run_dir)))
-        trainer._load(load_newest_checkpoint(trainer.run_dir / "checkpoints"))
+        config = dataclasses.replace(config, run_dir=str(run_dir))
+        trainer = cls(model, objective, optimizer, batches, config, validation=validation, sample=sample)
+        saved = trainer._checkpoints.newest()
+        if saved is None:
+            raise CheckpointError(f"{run_dir} holds no checkpoint: start the run with Trainer(...).fit()")
+        trainer._go_on_from(saved, allow_changes=allow_changes)
         return trainer
 
     @classmethod
     def start_or_resume(
-        cls, model: nn.Module, objective: Objective, optimizer: Optimizer, batches: Batches, config: TrainConfig
+        cls,
+        model: nn.Module,
+        objective: Objective,
+        optimizer: Optimizer | MakeOptimizer,
+        batches: Batches,
+        config: TrainConfig,
+        *,
+        validation: Validate | None = None,
+        sample: Sample | None = None,
+        allow_changes: bool = False,
     ) -> Self:
         """Resume the run of `config.run_dir` where it has a checkpoint, else start it: what a command does."""
-        if list_checkpoints(Path(config.run_dir) / "checkpoints"):
-            return cls.resume(config.run_dir, model, objective, optimizer, batches, config)
-        return cls(model, objective, optimizer, batches, config)
+        trainer = cls(model, objective, optimizer, batches, config, validation=validation, sample=sample)
+        saved = trainer._checkpoints.newest()
+        if saved is not None:
+            trainer._go_on_from(saved, allow_changes=allow_changes)
+        return trainer
 
-    def fit(self) -> None:
+    def fit(self) -> bool:
         """Train to the last step; `run_dir/model` then holds the result.
+
+        Returns whether the last step is reached: a SIGTERM to any process saves a checkpoint and stops earlier.
 
         Raises:
             CheckpointError: a new run would write over the one that `run_dir` holds.
+            RunInUseError: another process trains in `run_dir`.
+            FloatingPointError: steps keep failing after a return to the last good checkpoint.
         """
-        config = self.config
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        if self.step == 0 and list_checkpoints(self.run_dir / "checkpoints"):
-            raise CheckpointError(f"{self.run_dir} holds a run: go on with Trainer.resume, or give another run_dir")
-        if self.step:
-            self._save_model()  # a kill may have come between the checkpoint and its model
-        self._forget_metrics_after(self.step)
-        self.model.train()
-        started, first = time.monotonic(), self.step
-        with tqdm(total=config.steps, initial=self.step, unit="step", disable=not config.progress) as bar:
-            for batch in self._upcoming():
-                metrics = self.train_step(batch)
-                bar.update()
-                if self.step % config.log_every == 0 or self.step == config.steps:
-                    bar.set_postfix(loss=f"{metrics['loss']:.4f}")
-                    seconds = (time.monotonic() - started) / (self.step - first)
-                    self._log({"step": self.step, **metrics, "seconds_per_step": round(seconds, 4)})
-                if self.step % config.checkpoint_every == 0 or self.step == config.steps:
-                    self.save()
+        with ExitStack() as stack:
+            stack.enter_context(run_lock(self.run_dir))
+            stop = stack.enter_context(stop_on_sigterm())
+            self._begin()
+            shown = self.config.progress and rank() == 0
+            progress = stack.enter_context(Progress(self.config, self.step, shown=shown))
+            self.model.train()
+            while self.step < self.config.steps and not self._stopped:
+                self._train(progress, stop)
+            self._checkpoints.wait()
+            self._log.close()
+        return self.step == self.config.steps
 
-    def train_step(self, batch: Batch) -> dict[str, float]:
-        """One optimizer step on the batch of `self.step`; returns its loss, gradient norm and learning rate.
-
-        Raises:
-            FloatingPointError: the loss or a gradient is not finite; the weights are then still those before the step.
-        """
-        factor = self.config.lr_factor(self.step)
-        for group, lr in zip(self.optimizer.param_groups, self._base_lrs, strict=True):
-            group["lr"] = lr * factor
-        loss = self._loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        limit = float("inf") if self.config.grad_clip is None else self.config.grad_clip
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        if not (loss.isfinite() and norm.isfinite()):
-            raise FloatingPointError(
-                f"step {self.step}: loss {loss.item()}, gradient norm {norm.item()}, "
-                f"batch {list(batch['key'])[:8]}: look at this batch, or lower the learning rate"
-            )
-        self.optimizer.step()
-        self.ema.update()
+    def train_step(self) -> StepResult:
+        """Take the step at `self.step` on its batch; nothing is logged or saved."""
+        result = self._take_step(share_at(self.batches, self.step, self.config.accumulate))
         self.step += 1
-        return {"loss": loss.item(), "grad_norm": norm.item(), "lr": self.optimizer.param_groups[0]["lr"]}
+        return result
 
     def save(self) -> None:
-        """Write a checkpoint and the averaged model."""
-        state = {
-            "step": self.step,
-            "config": dataclasses.asdict(self.config),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state_dict(),
-            "base_lrs": self._base_lrs,
-        }
-        save_checkpoint(self.run_dir / "checkpoints", state, step=self.step, keep=self.config.keep_checkpoints)
-        self._save_model()
+        """Write a checkpoint and the averaged model; every process calls it."""
+        self._checkpoints.save(self.step, self._state.tensors(), self._state.facts())
+        self._write_model()
 
-    def _save_model(self) -> None:
-        with self.ema.applied():
-            replace_folder(self.run_dir / "model", self._export)
-
-    def _upcoming(self) -> Iterable[Batch]:
-        steps = _Steps(self.batches, range(self.step, self.config.steps))
-        ahead = 4 if self.config.workers else None
-        return DataLoader(steps, batch_size=None, num_workers=self.config.workers, prefetch_factor=ahead)
-
-    def _loss(self, batch: Batch) -> Tensor:
-        device = next(self.model.parameters()).device
-        batch = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in batch.items()}
-        draws = Draws(self.config.seed, self.step, range(len(batch["key"])))
-        torch.manual_seed(draws.key("layers"))  # dropout and the like, which draw from the global generator
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return self.objective(self.model, batch, draws)
-
-    def _export(self, folder: Path) -> None:
-        save_pretrained = getattr(self.model, "save_pretrained", None)
-        if save_pretrained is None:
-            save_model(self.model, str(folder / "model.safetensors"))
-        else:
-            save_pretrained(folder)
-
-    def _load(self, state: dict[str, Any]) -> None:
-        then, now = state["config"], dataclasses.asdict(self.config)
-        free = {"run_dir", "checkpoint_every", "keep_checkpoints", "log_every", "workers", "progress"}
-        changed = [f"{k} {then[k]} -> {now[k]}" for k in now if k not in free and then.get(k) != now[k]]
-        if changed:
-            raise CheckpointError(
-                f"{self.run_dir} was started otherwise ({', '.join(changed)}): use the same configuration"
+    def _begin(self) -> None:
+        if self.step == 0 and self._checkpoints.newest() is not None:
+            raise CheckpointError(f"{self.run_dir} holds a run: go on with Trainer.resume, or give another run_dir")
+        if self.step:
+            self._write_model()  # a kill may have come between the checkpoint and its model
+        elif _jumps_at_first(self.optimizer) and self.config.warmup_steps == 0:
+            logger.warning(
+                "CAME's first step moves weights by 11 times the learning rate, and warmup_steps is 0: warm up over "
+                "some hundred steps, or use bias_correction=True"
             )
-        try:
-            self.model.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise CheckpointError(f"{self.run_dir} holds a run of another model: {error}") from error
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.load_state_dict(state["ema"])
-        self.step = state["step"]
-        self._base_lrs = state["base_lrs"]
+        self._stopped = False
+        if rank() == 0:
+            self._log.forget_after(self.step)
 
-    def _log(self, metrics: dict[str, float]) -> None:
-        with (self.run_dir / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
+    def _train(self, progress: Progress, stop: StopRequest) -> None:
+        """Train until the last step, a request to stop, or a return to the last good checkpoint."""
+        left = [step for step in range(self.step, self.config.steps) if step not in self._state.passed_over]
+        for share in upcoming(self.batches, left, self.config):
+            result = self._take_step(share, stop)
+            self.step = share.step + 1
+            progress.advance(self.step, len(share.slots) * world_size())
+            self._note(share, result, progress)
+            if len(self._skipped) == self.config.max_skips:
+                self._return_to_checkpoint(str(result.skipped))
+                progress.move_to(self.step)
+                return
+            self._stopped = result.stop
+            with progress.paused():
+                self._do_what_is_due()
+            if self._stopped:
+                return
+        if self.step < self.config.steps:  # the last steps were passed over
+            self.step = self.config.steps
+            self._do_what_is_due()
 
-    def _forget_metrics_after(self, step: int) -> None:
-        """Drop the lines of steps that are about to be done again, and a line that a kill has cut in half."""
-        path = self.run_dir / "metrics.jsonl"
-        if not path.exists():
+    def _note(self, share: Share, result: StepResult, progress: Progress) -> None:
+        """Log the step where one is due or it was skipped."""
+        line: dict[str, object] = {
+            "step": self.step,
+            "loss": result.loss,
+            "grad_norm": result.grad_norm,
+            "lr": result.lr,
+        }
+        if result.skipped:
+            keys = gathered(share.batch["key"])
+            self._skipped[share.step] = keys
+            self._append(line | {"skipped": result.skipped, "keys": keys})
             return
-        lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in lines))
-        temporary.replace(path)
+        self._skipped.clear()
+        if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+            self._append(line | progress.rates())
+            progress.show(result.loss)
+
+    def _do_what_is_due(self) -> None:
+        """Validate, sample and save at their steps; at the end and at a stop, save."""
+        at_end = self.step == self.config.steps
+        if self.validation and _due(self.step, self.config.validate_every, at_end):
+            with self._evaluating():
+                numbers = self.validation(self.model)
+            self._append({"step": self.step, **numbers})
+        if self.sample and _due(self.step, self.config.sample_every, at_end):
+            with self._evaluating():
+                self.sample(self.model, self.run_dir / "samples" / f"step-{self.step:08d}")
+        # While steps fail there is nothing new to keep, and a return should lead to before they did.
+        due = not self._skipped and _due(self.step, self.config.checkpoint_every, at_end)
+        if due or at_end or self._stopped:
+            self.save()
+            if self.config.plots and rank() == 0 and find_spec("matplotlib"):
+                plot_run(self.run_dir)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """The averaged model in eval mode, without gradients, in the precision of training."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(autocast(next(self.model.parameters()).device, self.config))
+            if self.ema:
+                stack.enter_context(self.ema.applied())
+            self.model.eval()
+            try:
+                yield
+            finally:
+                self.model.train()
+
+    def _return_to_checkpoint(self, reason: str) -> None:
+        """Go back, and leave out the steps that failed."""
+        failed, first = self.step, next(iter(self._skipped))
+        self._checkpoints.wait()
+        saved = self._checkpoints.newest()
+        returns = 0 if saved is None else self._returns[saved.step]
+        if saved is None or returns == MAX_RETURNS:
+            raise FloatingPointError(
+                f"steps {first} to {failed - 1} failed, the last because {reason}, "
+                + (f"after {returns} returns to step {saved.step}" if saved else "and there is no checkpoint yet")
+                + f"; samples {next(iter(self._skipped.values()))[:8]}: look at them, or lower the learning rate"
+            )
+        logger.warning("steps %d to %d failed (%s): back to step %d", first, failed - 1, reason, saved.step)
+        self._returns[saved.step] += 1
+        self._restore(saved)
+        self._state.passed_over |= self._skipped.keys()
+        if rank() == 0:
+            self._log.forget_after(self.step)
+        passed_over = {str(step): keys for step, keys in self._skipped.items()}
+        self._append({"step": failed, "returned_to": self.step, "reason": reason, "passed_over": passed_over})
+        self._skipped.clear()
+
+    def _go_on_from(self, saved: Saved, *, allow_changes: bool) -> None:
+        changes = self._state.changes(saved.facts)
+        if changes and not allow_changes:
+            raise CheckpointError(
+                f"{self.run_dir} was started otherwise ({', '.join(changes)}): use the same settings, or allow changes"
+            )
+        self._restore(saved)
+
+    def _restore(self, saved: Saved) -> None:
+        self._checkpoints.load(saved, self._state.blank(saved.facts))
+        self._state.load_facts(saved.facts)
+        self.step = saved.step
+
+    def _write_model(self) -> None:
+        self._folder.write(self.run_dir / "model", self.model, self.ema.averages if self.ema else {})
+
+    def _append(self, line: dict[str, object]) -> None:
+        if rank() == 0:
+            self._log.append(line)
 
 
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # cut or damaged: drop it
+def _due(step: int, every: int, at_end: bool) -> bool:
+    return every > 0 and (step % every == 0 or at_end)
 
 
-class _Steps(Dataset[Batch]):
-    """The batches of some steps, for a loader; its workers take any step, since a batch is a function of it."""
+def _jumps_at_first(optimizer: Optimizer) -> bool:
+    return isinstance(optimizer, CAME) and not all(group["bias_correction"] for group in optimizer.param_groups)
 
-    def __init__(self, batches: Batches, steps: range) -> None:
-        self.batches = batches
-        self.steps = steps
 
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.batches(self.steps[index])
+def _check_covered(model: nn.Module, optimizer: Optimizer) -> None:
+    own = set(model.parameters())
+    strange = sum(parameter not in own for group in optimizer.param_groups for parameter in group["params"])
+    if strange:
+        raise ValueError(f"the optimizer has {strange} tensors that are not parameters of the model: make it of them")

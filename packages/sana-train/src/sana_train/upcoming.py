@@ -1,0 +1,79 @@
+"""The batches to come, each process's own share of them, prepared ahead by worker processes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sana_train.config import TrainConfig
+from sana_train.distributed import share_of
+from sana_train.objective import Batch, Batches, DividedBatches
+
+AHEAD = 4  # batches that each worker prepares in advance
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What this process trains on in one step: some slots of the step's batch, in equal micro-batches."""
+
+    step: int
+    slots: range
+    batch: Batch
+    accumulate: int
+
+    def micro_batches(self) -> Iterator[tuple[range, Batch]]:
+        """Yield each micro-batch and its slots."""
+        size = len(self.slots) // self.accumulate
+        for start in range(0, len(self.slots), size):
+            whole = size == len(self.slots)
+            yield self.slots[start : start + size], self.batch if whole else cut(self.batch, start, size)
+
+
+def cut(batch: Batch, start: int, size: int) -> Batch:
+    """The `size` samples of a batch from `start` on."""
+    return {name: entry[start : start + size] for name, entry in batch.items()}
+
+
+def upcoming(batches: Batches, steps: list[int], config: TrainConfig) -> Iterator[Share]:
+    """The shares of this process of the batches of `steps`, in their order."""
+    shares = _Shares(batches, steps, config.accumulate)
+    ahead = AHEAD if config.workers else None
+    yield from DataLoader(shares, batch_size=None, num_workers=config.workers, prefetch_factor=ahead)
+
+
+class _Shares(Dataset[Share]):
+    """Any share by its place in the order; a worker may take any, since a batch is a function of its step."""
+
+    def __init__(self, batches: Batches, steps: list[int], accumulate: int) -> None:
+        self.batches = batches
+        self.steps = steps
+        self.accumulate = accumulate
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> Share:
+        return share_at(self.batches, self.steps[index], self.accumulate)
+
+
+def share_at(batches: Batches, step: int, accumulate: int) -> Share:
+    """This process's share of one step.
+
+    Raises:
+        ValueError: the batch cannot be divided among the processes and micro-batches.
+    """
+    if isinstance(batches, DividedBatches):
+        slots = share_of(batches.batch_size, accumulate)
+        return Share(step, slots, batches.part(step, slots), accumulate)
+    batch = batches(step)
+    slots = share_of(len(batch["key"]), accumulate)
+    if len(slots) < len(batch["key"]):
+        batch = cut(batch, slots.start, len(slots))
+    return Share(step, slots, batch, accumulate)
+
+
+def on_device(batch: Batch, device: Any) -> Batch:
+    """The batch with its tensors on `device`."""
+    return {name: x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for name, x in batch.items()}

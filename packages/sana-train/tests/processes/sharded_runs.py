@@ -1,0 +1,74 @@
+"""Runs of one and of two processes, for a test to compare: python sharded_runs.py FOLDER."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from forked import together
+from torch import nn
+
+from sana_train import CAME8bit, FlowMatching, TrainConfig, Trainer
+
+BATCH = 4
+POISONED = 4  # the step whose last sample, which the last process gets, is not a number
+
+
+class Blocks(nn.Module):
+    """A velocity model whose shapes do not divide evenly, with blocks to shard and one weight in 8-bit state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(4, 131)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(131, 131), nn.SiLU()) for _ in range(2))
+        self.last = nn.Linear(131, 4)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, latents, timestep, caption, caption_mask):
+        self.seen += 1
+        x = self.first(latents.flatten(2).mT) + timestep.view(-1, 1, 1) / 1000
+        for block in self.blocks:
+            x = x + block(x)
+        return self.last(x).mT.reshape(latents.shape).clone()  # FSDP2 warns of views
+
+
+def batches(step: int) -> dict[str, object]:
+    generator = torch.Generator().manual_seed(step)
+    latents = torch.randn(BATCH, 4, 3, 3, generator=generator)
+    if step == POISONED:
+        latents[-1] = float("nan")
+    return {
+        "latents": latents,
+        "caption": torch.zeros(BATCH, 1, 1),
+        "caption_mask": torch.ones(BATCH, 1),
+        "key": [f"{step}-{slot}" for slot in range(BATCH)],
+    }
+
+
+def train(run_dir: Path, steps: int = 6, **changes: object) -> None:
+    settings = {"warmup_steps": 2, "checkpoint_every": 3, "log_every": 1, "progress": False, "plots": False} | changes
+    Trainer.start_or_resume(
+        Blocks(),
+        FlowMatching(),
+        lambda model: CAME8bit(model.parameters(), 1e-3),
+        batches,
+        TrainConfig(run_dir=str(run_dir), steps=steps, **settings),
+        allow_changes=True,
+    ).fit()
+
+
+def main(folder: Path) -> None:
+    together(2, lambda rank: train(folder / "two"))
+    together(2, lambda rank: train(folder / "stopped", 3))
+    together(2, lambda rank: train(folder / "stopped", background_checkpoints=True))
+    together(2, lambda rank: train(folder / "bf16", precision="bf16", activation_checkpointing=True))
+    shutil.copytree(folder / "two", folder / "moved")
+    shutil.rmtree(folder / "moved" / "checkpoints" / "step-00000006")
+    train(folder / "moved")
+    train(folder / "one")
+    train(folder / "one-bf16", precision="bf16")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

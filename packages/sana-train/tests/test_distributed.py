@@ -1,0 +1,42 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sana_train.distributed import gathered, process_group, rank, share_of, world_size
+
+MEET_ALONE = """
+from datetime import timedelta
+from sana_train import process_group
+with process_group(timeout=timedelta(seconds=2)):
+    pass
+"""
+
+
+def test_one_process_needs_no_group():
+    with process_group():
+        assert (rank(), world_size(), gathered(["a"])) == (0, 1, ["a"])
+    assert share_of(6, parts=3) == range(6)
+
+
+@pytest.mark.parametrize(("batch_size", "parts"), [(0, 1), (6, 4)])
+def test_a_batch_that_cannot_be_divided_is_named(batch_size, parts):
+    with pytest.raises(ValueError, match=f"a batch of {batch_size} samples cannot be divided"):
+        share_of(batch_size, parts)
+
+
+def test_a_rank_without_the_rest_is_named(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ConnectionError, match=r"WORLD_SIZE.*start the processes with torchrun"), process_group():
+        pass
+
+
+def test_a_group_that_does_not_form_says_why():
+    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", MEET_ALONE], env=os.environ | place, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode != 0
+    assert "process 1 of 2 did not meet the others at 127.0.0.1:1 within 0:00:02" in ended.stderr

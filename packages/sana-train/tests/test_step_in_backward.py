@@ -1,0 +1,65 @@
+import torch
+from torch import nn
+
+from sana_train import CAME8bit
+from sana_train.step_in_backward import StepInBackward
+
+
+def wide_model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 512), nn.SiLU(), nn.Linear(512, 64)).bfloat16()
+
+
+def wide_loss(model, batch, draws):
+    return model(draws.normal((3, 64), "input").bfloat16()).float().square().mean()
+
+
+def test_it_equals_the_ordinary_step_with_bf16_weights_and_recomputed_activations(make_trainer, tmp_path):
+    ends = []
+    for in_backward in (False, True):
+        model = wide_model()
+        trainer = make_trainer(
+            run_dir=str(tmp_path / str(in_backward)),
+            model=model,
+            objective=wide_loss,
+            optimizer=CAME8bit(model.parameters(), 1e-3, stochastic_rounding=True),
+            grad_clip=None,
+            step_in_backward=in_backward,
+            activation_checkpointing=in_backward,
+        )
+        for _ in range(5):
+            assert trainer.train_step().skipped is None
+        ends.append(trainer._state.tensors())
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
+
+
+def test_gradients_never_exist_together():
+    model, alive = wide_model(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    StepInBackward(optimizer)
+    optimizer.register_step_post_hook(
+        lambda *_: alive.append(sum(parameter.grad is not None for parameter in model.parameters()))
+    )
+    model(torch.ones(2, 64, dtype=torch.bfloat16)).float().sum().backward()
+    assert alive == [1, 1, 1, 1]
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_gradient_that_is_not_finite_leaves_its_tensor_alone():
+    model = nn.ParameterList([torch.ones(2), torch.ones(2)])
+    in_backward = StepInBackward(torch.optim.SGD(model.parameters(), lr=1.0))
+    in_backward.begin()
+    (model[0].sum() + model[1].sum() * float("inf")).backward()
+    assert in_backward.skipped == 1
+    assert [parameter.tolist() for parameter in model] == [[0, 0], [1, 1]]
+
+
+def test_a_loss_that_is_not_finite_touches_nothing(make_trainer):
+    trainer = make_trainer(
+        objective=lambda model, batch, draws: model.conv.weight.sum() * float("nan"),
+        grad_clip=None,
+        step_in_backward=True,
+    )
+    before = trainer.model.conv.weight.detach().clone()
+    assert trainer.train_step().skipped == "loss is nan"
+    assert torch.equal(trainer.model.conv.weight, before)

@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from sana_train import TrainConfig
+from sana_train.upcoming import share_at, upcoming
+
+
+def whole(step):
+    return {"latents": torch.arange(4.0) + 10 * step, "key": [f"{step}-{slot}" for slot in range(4)]}
+
+
+class Divided:
+    batch_size = 4
+
+    def __call__(self, step):
+        raise AssertionError("the whole batch is not needed")
+
+    def part(self, step, slots):
+        return {name: entry[slots.start : slots.stop] for name, entry in whole(step).items()}
+
+
+@pytest.mark.parametrize("batches", [whole, Divided()])
+def test_micro_batches_carry_their_own_slots(batches):
+    micro = list(share_at(batches, 3, accumulate=2).micro_batches())
+    assert [slots for slots, _ in micro] == [range(2), range(2, 4)]
+    assert [batch["key"] for _, batch in micro] == [["3-0", "3-1"], ["3-2", "3-3"]]
+    assert micro[1][1]["latents"].tolist() == [32, 33]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_shares_come_in_the_order_of_the_steps(workers):
+    config = TrainConfig(run_dir="", steps=9, workers=workers)
+    shares = list(upcoming(whole, [2, 5, 7], config))
+    assert [share.step for share in shares] == [2, 5, 7]
+    assert shares[1].batch["key"] == ["5-0", "5-1", "5-2", "5-3"]

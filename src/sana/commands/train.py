@@ -1,0 +1,128 @@
+"""sana train: train a transformer as a TOML file says, or tell what that would take."""
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sana.commands.messages import messages
+
+if TYPE_CHECKING:
+    from sana.run_settings import RunSettings
+    from sana.training_plan import TrainingPlan
+
+STOPPED = 143  # what a shell says of a process that a SIGTERM ended
+
+
+def train(
+    run: Annotated[Path, typer.Argument(metavar="RUN.toml", help="What to train, on what, and how.")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace a setting; may repeat.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
+    ] = False,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Resume even with settings that change the result.")
+    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print memory, FLOPs and schedule; train nothing.")] = False,
+    processes: Annotated[int | None, typer.Option(min=1, help="GPUs to plan for; None asks torchrun, else 1.")] = None,
+    device: Annotated[str | None, typer.Option(help="Such as cuda or cpu.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Train a transformer; on several GPUs: torchrun --nproc-per-node 8 --no-python sana train RUN.toml."""
+    with messages(), _logged_warnings():
+        if allow_changes and not resume:
+            raise ValueError("--allow-changes is given without --resume: a new run has nothing to differ from")
+        from sana.run_settings import read_settings
+
+        settings = read_settings(run, changes or ())
+        if plan:
+            _plan(settings, processes or int(os.environ.get("WORLD_SIZE", 1)), as_json=as_json)
+            return
+        if processes is not None or as_json:
+            raise ValueError("--processes and --json go with --plan; torchrun says how many processes train")
+        settings = dataclasses.replace(
+            settings, train=dataclasses.replace(settings.train, progress=settings.train.progress and progress)
+        )
+        if not progress:
+            from transformers.utils import logging as transformers_logging
+
+            transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        finished = _train(settings, device, resume=resume, allow_changes=allow_changes)
+    if not finished:
+        raise typer.Exit(STOPPED)
+
+
+def _train(settings: "RunSettings", device: str | None, *, resume: bool, allow_changes: bool) -> bool:
+    from sana.stages import usable_device
+    from sana.training_run import make_trainer
+    from sana_train import CheckpointError, RunInUseError, process_group
+
+    folder = Path(settings.train.run_dir)
+    if not resume and any(folder.glob("checkpoints/step-*")):
+        raise ValueError(f"{folder} holds a run: add --resume to go on with it, or give another train.run_dir")
+    try:
+        with process_group():
+            trainer = make_trainer(settings, device=usable_device(device), resume=resume, allow_changes=allow_changes)
+            finished = trainer.fit()
+    except (CheckpointError, RunInUseError, ImportError) as error:  # ImportError: an extra that is not installed
+        raise ValueError(str(error)) from error
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(folder / "model" if finished else f"stopped at step {trainer.step:,}: go on with --resume")
+    return finished
+
+
+def _plan(settings: "RunSettings", processes: int, *, as_json: bool) -> None:
+    from sana.training_plan import plan_training
+
+    plan = plan_training(settings, processes=processes)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(plan) | {"memory_per_gpu": plan.memory_per_gpu}, indent=2))
+    else:
+        _print_plan(plan)
+
+
+def _print_plan(plan: "TrainingPlan") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.width = max(console.width, 120)
+    facts = Table(show_header=False, box=None, pad_edge=False)
+    for name, line in plan.lines.items():
+        facts.add_row(name, line)
+    console.print(facts)
+    memory = Table()
+    memory.add_column("memory per GPU")
+    memory.add_column("GB", justify="right")
+    for name, count in plan.memory.items():
+        memory.add_row(name, f"{count / 1e9:,.2f}")
+    memory.add_section()
+    memory.add_row("together", f"{plan.memory_per_gpu / 1e9:,.2f}")
+    console.print(memory)
+    console.print(f"{plan.parameters:,} parameters, {plan.flops_per_image / 1e12:,.2f} TFLOP an image and step")
+    if plan.offloaded:
+        console.print(f"{plan.offloaded / 1e9:,.2f} GB of CPU memory for the weight average")
+    for warning in plan.warnings:
+        typer.secho(f"warning: {warning}", fg="yellow", err=True)
+
+
+@contextmanager
+def _logged_warnings() -> Iterator[None]:
+    """What the trainer logs, such as a damaged checkpoint that is passed over, in the form of the other messages."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    logger = logging.getLogger("sana_train")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

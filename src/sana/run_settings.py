@@ -1,0 +1,250 @@
+"""The sections of a training run as dataclasses, and what they must not say together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import sana_dit
+from sana.run_file import Section, check_keys, fill, read_run_file, typed
+from sana_dit import SanaConfig
+from sana_train import TrainConfig
+
+PRESETS: dict[str, SanaConfig] = {
+    name: preset for name in sana_dit.__all__ if isinstance(preset := getattr(sana_dit, name), SanaConfig)
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSettings:
+    """[model]: the transformer to train.
+
+    Attributes:
+        init: folder, file or Hub id of a transformer or pipeline to go on from, or "embedded"; None starts from
+            random weights.
+        config: shape of a transformer that starts from random weights. In the file: `preset`, such as "SANA_0_6B",
+            and fields of `SanaConfig`, which replace those of the preset.
+        weights: dtype of the weights, and of gradients. "bf16" halves both; give the optimizer stochastic_rounding.
+    """
+
+    init: str | None = None
+    config: SanaConfig | None = None
+    weights: Literal["fp32", "bf16"] = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdamWSettings:
+    """[optimizer] with kind = "adamw"."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CAMESettings:
+    """[optimizer] with kind = "came"; see `sana_train.CAME`.
+
+    Attributes:
+        join_qkv: update q, k and v of an attention as one matrix, as NVlabs trains it: they share column statistics.
+    """
+
+    lr: float
+    betas: tuple[float, float, float] = (0.9, 0.999, 0.9999)
+    eps: tuple[float, float] = (1e-30, 1e-16)
+    clip_threshold: float = 1.0
+    weight_decay: float = 0.0
+    bias_correction: bool = False
+    stochastic_rounding: bool = False
+    backend: Literal["eager", "compile", "triton"] = "eager"
+    join_qkv: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CAME8bitSettings(CAMESettings):
+    """[optimizer] with kind = "came8bit"; see `sana_train.CAME8bit`."""
+
+    layout: Literal["row", "flat", "dynamic"] = "row"
+    block_size: int = 2048
+    min_8bit_size: int = 16384
+
+
+OptimizerSettings = AdamWSettings | CAMESettings
+OPTIMIZERS: dict[str, type[AdamWSettings] | type[CAMESettings]] = {
+    "came8bit": CAME8bitSettings,
+    "came": CAMESettings,
+    "adamw": AdamWSettings,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveSettings:
+    """[objective]; see `sana_train.FlowMatching`.
+
+    The caption that stands for a dropped one comes with the checkpoint of [model] init, else from [captions].
+    """
+
+    shift: float = 3.0
+    weighting: Literal["logit_normal", "uniform"] = "logit_normal"
+    caption_dropout: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSettings:
+    """[data]: folder of shards, samples of a step over all processes, and the seed of their order."""
+
+    shards: str
+    batch_size: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationSettings:
+    """[validation]: folder of held-out shards, how many samples of it, and bins of the noise level."""
+
+    shards: str
+    samples: int = 64
+    bins: int = 5
+    batch_size: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "samples", "bins", "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointSettings:
+    """[captions] and [autoencoder]: folder or Hub id of a pipeline, or "embedded"."""
+
+    checkpoint: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleSettings:
+    """[samples]: prompts that are drawn as training goes on; the seed of the first picture, the next one the next."""
+
+    prompts: tuple[str, ...]
+    steps: int = 20
+    guidance_scale: float = 4.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "steps")
+        if not self.prompts:
+            raise ValueError("prompts is empty; give some, or leave the section out")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSettings:
+    """One run: each field is a section of its file."""
+
+    train: TrainConfig
+    model: ModelSettings
+    optimizer: OptimizerSettings
+    objective: ObjectiveSettings
+    data: DataSettings
+    validation: ValidationSettings | None = None
+    captions: CheckpointSettings | None = None
+    autoencoder: CheckpointSettings | None = None
+    samples: SampleSettings | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what one section says and another denies."""
+        for section, key in (("validation", "validate_every"), ("samples", "sample_every")):
+            every = getattr(self.train, key)
+            if (getattr(self, section) is not None) != (every > 0):
+                given = f"[{section}] is given" if every == 0 else f"[{section}] is missing"
+                raise ValueError(f"{given} and [train] {key} is {every}: give both, or neither")
+        if self.samples and not (self.captions and self.autoencoder):
+            raise ValueError("[samples] needs [captions] and [autoencoder]: give the checkpoint of each")
+        if self.autoencoder and not self.samples:
+            raise ValueError("[autoencoder] is only used to draw [samples]: add them, or leave it out")
+        if self.train.step_in_backward and isinstance(self.optimizer, CAMESettings) and self.optimizer.join_qkv:
+            raise ValueError(
+                "[train] step_in_backward and [optimizer] join_qkv are both true: q, k and v are updated together or "
+                "each with its own gradient; leave one out"
+            )
+        rounding = isinstance(self.optimizer, CAMESettings) and self.optimizer.stochastic_rounding
+        if rounding and self.model.weights == "fp32":
+            raise ValueError(
+                '[optimizer] stochastic_rounding is true and [model] weights "fp32": it is for weights = "bf16"'
+            )
+
+
+def read_settings(path: str | Path, changes: Sequence[str] = ()) -> RunSettings:
+    """The settings of a run file, some of them changed; see `read_run_file`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a section or key is unknown, missing, contradicts another, or has a wrong value; says which.
+    """
+    sections = read_run_file(path, changes)
+    allowed = [field.name for field in fields(RunSettings)]
+    for name in sections:
+        if name not in allowed:
+            raise ValueError(f"{path} has a section [{name}]; known are {', '.join(f'[{known}]' for known in allowed)}")
+    needed = ("train", "model", "optimizer", "data")
+    if missing := [name for name in needed if name not in sections]:
+        raise ValueError(f"{path} lacks {', '.join(f'[{name}]' for name in missing)}: a run needs each of them")
+    optional = {
+        "validation": ValidationSettings,
+        "captions": CheckpointSettings,
+        "autoencoder": CheckpointSettings,
+        "samples": SampleSettings,
+    }
+    return RunSettings(
+        train=fill(TrainConfig, sections["train"], where="[train]"),
+        model=_model(sections["model"]),
+        optimizer=_optimizer(sections["optimizer"]),
+        objective=fill(ObjectiveSettings, sections.get("objective", {}), where="[objective]"),
+        data=fill(DataSettings, sections["data"], where="[data]"),
+        **{name: fill(kind, sections[name], where=f"[{name}]") for name, kind in optional.items() if name in sections},
+    )
+
+
+def _model(section: Section) -> ModelSettings:
+    shape_keys = [field.name for field in fields(SanaConfig)]
+    check_keys(section, ["init", "preset", "weights", *shape_keys], where="[model]")
+    shape = {key: section[key] for key in section if key in shape_keys}
+    rest = {key: section[key] for key in section if key in ("init", "weights")}
+    settings = fill(ModelSettings, rest, where="[model]")
+    if settings.init is None:
+        return replace(settings, config=_config(section.get("preset"), shape))
+    if given := [key for key in section if key == "preset" or key in shape]:
+        raise ValueError(f"[model] has init and {', '.join(given)}: a checkpoint brings its own shape, leave these out")
+    return settings
+
+
+def _config(preset: Any, shape: Section) -> SanaConfig:
+    known = ", ".join(PRESETS)
+    if preset is None:
+        if not shape:
+            raise ValueError(f"[model] needs init (a checkpoint), preset (one of {known}) or fields such as num_layers")
+        return fill(SanaConfig, shape, where="[model]")
+    if preset not in PRESETS:
+        raise ValueError(f"[model] preset is {preset!r}; it must be one of {known}")
+    hints = get_type_hints(SanaConfig)
+    changes = {key: typed(value, hints[key], name=f"[model] {key}") for key, value in shape.items()}
+    try:
+        return replace(PRESETS[preset], **changes)
+    except ValueError as error:
+        raise ValueError(f"[model] {error}") from error
+
+
+def _optimizer(section: Section) -> OptimizerSettings:
+    kind = section.get("kind")
+    if kind not in OPTIMIZERS:
+        given = "lacks kind" if kind is None else f"kind is {kind!r}"
+        raise ValueError(f"[optimizer] {given}; it must be one of {', '.join(map(repr, OPTIMIZERS))}")
+    rest = {key: value for key, value in section.items() if key != "kind"}
+    return fill(OPTIMIZERS[kind], rest, where=f"[optimizer] of kind {kind!r}")
+
+
+def _check_positive(settings: object, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} is {getattr(settings, name)}; it must be at least 1")

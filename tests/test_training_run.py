@@ -1,0 +1,136 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sana.run_settings import AdamWSettings, CAME8bitSettings, CAMESettings, ModelSettings, read_settings
+from sana.training_run import make_model, make_optimizer, make_trainer, model_config, query_key_value
+from sana_dit import SANA_1_5_1_6B, SanaTransformer
+from sana_train import CAME, CAME8bit, FlowValidation
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def settings(tiny_run):
+    def read(*changes):
+        return read_settings(tiny_run, changes)
+
+    return read
+
+
+def test_a_run_file_becomes_a_trainer(settings):
+    trainer = make_trainer(
+        settings("train.validate_every=2", "validation.shards=data", "validation.samples=4"), device=CPU
+    )
+    assert isinstance(trainer.model, SanaTransformer)
+    assert isinstance(trainer.optimizer, CAME8bit)
+    assert isinstance(trainer.validation, FlowValidation)
+    assert trainer.batches(0)["latents"].shape == (4, 4, 2, 2)
+    assert trainer.fit()
+
+
+def test_random_weights_are_named_by_the_seed(settings):
+    model = settings().model
+    first, again, other = (make_model(model, seed=seed, device=CPU).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(weight, again[name]) for name, weight in first.items())
+    assert any(not torch.equal(weight, other[name]) for name, weight in first.items())
+
+
+def test_a_checkpoint_brings_its_weights_and_shape(settings, tmp_path):
+    source = make_model(settings().model, seed=5, device=CPU)
+    source.null_caption = torch.ones(6, 8)
+    source.save_pretrained(tmp_path / "pipeline" / "transformer")
+    (tmp_path / "pipeline" / "model_index.json").write_text('{"_class_name": "SanaPipeline"}')
+    for init in (tmp_path / "pipeline", tmp_path / "pipeline" / "transformer"):
+        chosen = ModelSettings(init=str(init), weights="bf16")
+        assert model_config(chosen) == source.config
+        model = make_model(chosen, seed=0, device=CPU)
+        assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+        assert torch.equal(model.final.proj.weight, source.final.proj.weight.bfloat16())
+
+
+def test_the_embedded_model_can_be_trained_on(settings):
+    config = model_config(ModelSettings(init="embedded"))
+    assert (config.caption_channels, config.sample_size) == (256, 4)
+    embedded = replace(settings(), model=ModelSettings(init="embedded"))
+    with pytest.raises(ValueError, match="data has 4 latent channels and the model takes 32: encode for this model"):
+        make_trainer(embedded, device=CPU)
+
+
+def test_q_k_and_v_are_joined_as_nvlabs_holds_them():
+    with torch.device("meta"):
+        model = SanaTransformer(replace(SANA_1_5_1_6B, num_layers=1))
+    groups = query_key_value(model)
+    assert [len(group) for group in groups] == [3, 2]
+    assert groups[0][0] is model.blocks[0].self_attn.to_q.weight
+    assert groups[1] == [model.blocks[0].cross_attn.to_k.weight, model.blocks[0].cross_attn.to_v.weight]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kind"),
+    [
+        (AdamWSettings(lr=1e-3, betas=(0.8, 0.9)), torch.optim.AdamW),
+        (CAMESettings(lr=1e-3, weight_decay=0.1, join_qkv=True), CAME),
+        (CAME8bitSettings(lr=1e-3, block_size=64, bias_correction=True), CAME8bit),
+    ],
+)
+def test_an_optimizer_has_the_settings_of_its_section(settings, chosen, kind):
+    optimizer = make_optimizer(make_model(settings().model, seed=0, device=CPU), chosen)
+    assert type(optimizer) is kind
+    (group,) = optimizer.param_groups
+    for name in ("lr", "betas", "weight_decay", "block_size", "bias_correction"):
+        if hasattr(chosen, name):
+            assert group[name] == getattr(chosen, name)
+
+
+def test_dropped_captions_need_one_to_stand_for_them(settings):
+    with pytest.raises(
+        ValueError, match=r"caption_dropout is 0\.1 and \[model\] has no null caption: give \[captions\]"
+    ):
+        make_trainer(settings("objective.caption_dropout=0.1"), device=CPU)
+
+
+def test_the_encoder_of_captions_makes_the_null_caption(settings, small_folder, tmp_path):
+    changes = ("model.caption_channels=16", f"data.shards={tmp_path / 'wide'}", "objective.caption_dropout=0.5")
+    _write_wide(tmp_path / "wide" / "0.safetensors")
+    trainer = make_trainer(settings(*changes, f"captions.checkpoint={small_folder}"), device=CPU)
+    assert trainer.model.null_caption.shape == (300, 16)
+    trainer.fit()
+    saved = SanaTransformer.from_pretrained(Path(trainer.run_dir) / "model")
+    assert torch.equal(saved.null_caption, trainer.model.null_caption)
+
+
+def _write_wide(path):
+    """A shard of what the encoder of the small pipeline gives."""
+    from sana_train import write_shard
+
+    latents, caption, mask = torch.randn(8, 4, 2, 2), torch.randn(8, 5, 16), torch.ones(8, 5)
+    write_shard(path, latents, caption, mask, keys=[str(key) for key in range(8)], scaling_factor=1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (["data.shards=nowhere"], FileNotFoundError, "there is no folder nowhere"),
+        (["model.in_channels=3"], ValueError, "data has 4 latent channels and the model takes 3"),
+        (["model.patch_size=2", "model.sample_size=3"], ValueError, "sample_size is 3 and patch_size 2"),
+        (["model.patch_size=4", "model.sample_size=4"], ValueError, "latents of 2x2 cells; .* multiples of 4"),
+        (["model.guidance_embeds=true"], ValueError, "is a Sprint model, which is distilled"),
+        (["data.batch_size=9"], ValueError, "batch_size is 9, but data has at most 8 samples"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_said(settings, changes, error, message):
+    with pytest.raises(error, match=message):
+        make_trainer(settings(*changes), device=CPU)
+
+
+def test_a_checkpoint_that_is_none_is_said(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"empty has no config\.json: give the folder or Hub id"):
+        model_config(ModelSettings(init=str(tmp_path / "empty")))
+    save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"x\.safetensors"):
+        model_config(ModelSettings(init=str(tmp_path / "x.safetensors")))
