@@ -105,7 +105,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def soak(session: nox.Session) -> None:
-    """Kill training runs at twenty random moments and compare them with a run that nobody killed."""
+    """Kill training runs at forty random moments, restart one under torchrun, and compare them with one left alone."""
     session.install(*editable("sana-train"), *group("test", ROOT / "packages" / "sana-train"), *CONSTRAINTS)
     script = "packages/sana-train/tests/processes/soak_kills.py"
     session.run("python", script, "--out", "benchmarks/results/soak-kills.json", *session.posargs)

@@ -1,4 +1,4 @@
-"""Three kills of training runs; `nox -s soak` makes the rest of them, see processes/soak_kills.py."""
+"""Four kills of training runs; `nox -s soak` makes the rest of them, see processes/soak_kills.py."""
 
 import json
 import subprocess
@@ -26,3 +26,9 @@ def test_a_run_of_two_processes_of_which_one_is_killed_ends_in_the_same_bits(run
     two = runs[1]
     assert (two["processes"], [kill["phase"] for kill in two["killed"]]) == (2, ["shard"])
     assert two["differences"] == []
+
+
+def test_torchrun_starts_both_processes_again_when_one_is_killed(runs):
+    elastic = runs[2]
+    assert [kill["process"] for kill in elastic["killed"]] == [1]
+    assert elastic["differences"] == []

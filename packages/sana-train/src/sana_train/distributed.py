@@ -8,6 +8,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+from sana_train.meeting import fresh_store
 
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -30,8 +33,10 @@ def process_group(*, timeout: timedelta = timedelta(minutes=10)) -> Iterator[Non
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group(backend, timeout=timeout)
-    except (RuntimeError, ValueError) as error:
+        store, number, count = next(rendezvous("env://", timeout=timeout))
+        store = fresh_store(store, rank=number, count=count, timeout=timeout)
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=timeout)
+    except (RuntimeError, ValueError, ConnectionError) as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise ConnectionError(
             f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} did not meet the others at {place} within "
