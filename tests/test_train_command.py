@@ -48,6 +48,14 @@ def test_a_stopped_run_is_resumed_to_the_same_bits(train, tiny_run):
     assert all(torch.equal(weight, models[1][name]) for name, weight in models[0].items())
 
 
+def test_a_run_is_not_resumed_with_another_objective_or_other_data(train):
+    assert train("--no-progress").exit_code == 0
+    again = train("--no-progress", "--resume", "--set", "objective.shift=6.0", "--set", "data.seed=1")
+    assert again.exit_code == 2
+    assert "was started otherwise (objective {'" in again.output
+    assert "data {'" in again.output
+
+
 def test_resume_starts_a_run_that_is_not_there(train):
     assert train("--no-progress", "--resume").exit_code == 0
 

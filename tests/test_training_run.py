@@ -78,7 +78,7 @@ def test_q_k_and_v_are_joined_as_nvlabs_holds_them():
     ],
 )
 def test_an_optimizer_has_the_settings_of_its_section(settings, chosen, kind):
-    optimizer = make_optimizer(make_model(settings().model, seed=0, device=CPU), chosen)
+    optimizer = make_optimizer(make_model(settings().model, seed=0, device=CPU), chosen, seed=3)
     assert type(optimizer) is kind
     (group,) = optimizer.param_groups
     for name in ("lr", "betas", "weight_decay", "block_size", "bias_correction"):

@@ -225,7 +225,7 @@ def _config(preset: Any, shape: Section) -> SanaConfig:
         if not shape:
             raise ValueError(f"[model] needs init (a checkpoint), preset (one of {known}) or fields such as num_layers")
         return fill(SanaConfig, shape, where="[model]")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ValueError(f"[model] preset is {preset!r}; it must be one of {known}")
     hints = get_type_hints(SanaConfig)
     changes = {key: typed(value, hints[key], name=f"[model] {key}") for key, value in shape.items()}
@@ -237,7 +237,7 @@ def _config(preset: Any, shape: Section) -> SanaConfig:
 
 def _optimizer(section: Section) -> OptimizerSettings:
     kind = section.get("kind")
-    if kind not in OPTIMIZERS:
+    if not isinstance(kind, str) or kind not in OPTIMIZERS:
         given = "lacks kind" if kind is None else f"kind is {kind!r}"
         raise ValueError(f"[optimizer] {given}; it must be one of {', '.join(map(repr, OPTIMIZERS))}")
     rest = {key: value for key, value in section.items() if key != "kind"}

@@ -1,7 +1,7 @@
 """The objects of a training run, made from its settings: model, objective, optimizer, batches and their trainer."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,24 @@ def make_trainer(
     return make(
         model,
         objective,
-        lambda prepared: make_optimizer(prepared, settings.optimizer),
+        lambda prepared: make_optimizer(prepared, settings.optimizer, seed=settings.train.seed),
         data,
         settings.train,
         validation=_validation(settings, model.config, objective),
         sample=_samples(settings, model, encoder, device),
+        settings=_fixed(settings, data),
         **options,
     )
+
+
+def _fixed(settings: RunSettings, data: LatentShards) -> dict[str, Any]:
+    """What decides what a run learns, apart from [train] and [optimizer]: a resumed run must have the same."""
+    shards = [[header.path.name, header.samples] for header in data.headers]
+    return {
+        "objective": asdict(settings.objective),
+        "data": {"shards": shards, "batch_size": settings.data.batch_size, "seed": settings.data.seed},
+        "weights": settings.model.weights,
+    }
 
 
 def model_config(settings: ModelSettings) -> SanaConfig:
@@ -84,7 +95,7 @@ def make_model(settings: ModelSettings, *, seed: int, device: torch.device) -> S
     return SanaTransformer(settings.config).to(device=device, dtype=dtype)
 
 
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
+def make_optimizer(model: nn.Module, settings: OptimizerSettings, *, seed: int) -> Optimizer:
     """The optimizer of the parameters that `model` has now, sharded or not."""
     if isinstance(settings, AdamWSettings):
         return AdamW(
@@ -102,6 +113,7 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
         "bias_correction": settings.bias_correction,
         "stochastic_rounding": settings.stochastic_rounding,
         "backend": settings.backend,
+        "seed": seed,
         "joined": query_key_value(model) if settings.join_qkv else (),
     }
     if not isinstance(settings, CAME8bitSettings):

@@ -24,6 +24,7 @@ def test_learning_rate_stays_to_the_end_without_decay():
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"grad_clip": 0.0}, "grad_clip is 0.0"),
         ({"precision": "fp16"}, "precision is 'fp16'"),
+        ({"final_lr_factor": -1.0}, "final_lr_factor is -1.0"),
         ({"accumulate": 0}, "accumulate is 0"),
         ({"max_skips": 0}, "max_skips is 0"),
         ({"spike_sigmas": -1.0}, "spike_sigmas is -1.0"),

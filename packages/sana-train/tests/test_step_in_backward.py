@@ -63,3 +63,14 @@ def test_a_loss_that_is_not_finite_touches_nothing(make_trainer):
     before = trainer.model.conv.weight.detach().clone()
     assert trainer.train_step().skipped == "loss is nan"
     assert torch.equal(trainer.model.conv.weight, before)
+
+
+def test_frozen_parameters_are_left_alone():
+    model = wide_model()
+    model[0].requires_grad_(False)
+    in_backward = StepInBackward(torch.optim.SGD(model.parameters(), lr=1.0))
+    in_backward.begin()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    model(torch.ones(2, 64, dtype=torch.bfloat16)).float().sum().backward()
+    moved = [not torch.equal(parameter, old) for parameter, old in zip(model.parameters(), before, strict=True)]
+    assert moved == [False, False, True, True]

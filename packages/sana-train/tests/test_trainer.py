@@ -160,6 +160,42 @@ def test_another_optimizer_setting_is_a_change(make_trainer, parts):
         Trainer.resume(trainer.run_dir, *parts(trainer.config, model=model, optimizer=slower))
 
 
+def test_other_settings_that_were_given_must_stay(make_trainer, parts):
+    trainer = make_trainer(hooks={"settings": {"data": "first", "shift": 3.0}})
+    trainer.fit()
+    with pytest.raises(CheckpointError, match=r"otherwise \(shift 3.0 -> 6.0\)"):
+        Trainer.resume(trainer.run_dir, *parts(trainer.config), settings={"data": "first", "shift": 6.0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"ema_decay": None}, "cannot gain or lose its weight average"), ({"steps": 3}, "is at step 6 and steps is 3")],
+)
+def test_some_changes_are_refused_even_when_allowed(make_trainer, parts, changes, message):
+    trainer = make_trainer()
+    trainer.fit()
+    other = dataclasses.replace(trainer.config, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        Trainer.resume(trainer.run_dir, *parts(other), allow_changes=True)
+
+
+def test_a_skipped_step_leaves_buffers_alone(make_trainer):
+    class Normed(torch.nn.Sequential):
+        def __init__(self):
+            super().__init__(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1))
+
+    def poisoned(model, batch, draws):
+        return model(draws.normal((3, 2), "x") * (float("nan") if draws.step == 1 else 1)).square().mean()
+
+    model = Normed()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = make_trainer(model=model, objective=poisoned, optimizer=optimizer)
+    trainer.train_step()
+    before = model[0].running_mean.clone()
+    assert trainer.train_step().skipped == "loss is nan"
+    assert torch.equal(model[0].running_mean, before)
+
+
 def test_validation_and_samples_see_the_average(make_trainer):
     seen = []
 

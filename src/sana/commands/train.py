@@ -57,7 +57,8 @@ def train(
 
             transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         finished = _train(settings, device, resume=resume, allow_changes=allow_changes)
-    if not finished:
+    # torchrun takes any other status for a failure, and would start the run again.
+    if not finished and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise typer.Exit(STOPPED)
 
 

@@ -93,6 +93,8 @@ class TrainConfig:
                 raise ValueError(f"{name} is {value}; it must be positive, or None for none")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}; it must be in [0, 1), or None for no average")
+        if not 0 <= self.final_lr_factor <= 1:
+            raise ValueError(f"final_lr_factor is {self.final_lr_factor}; it must be in [0, 1]")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision is {self.precision!r}; it must be 'fp32' or 'bf16'")
         self._check_combinations()

@@ -36,12 +36,9 @@ class EMA:
     def update(self) -> None:
         """Take the model's present weights into the average."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        averages = [_local(average) for average in self.averages.values()]
-        weights = [
-            _local(weight.detach()).to(average)
-            for weight, average in zip(self._weights.values(), averages, strict=True)
-        ]
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        for name, weight in self._weights.items():  # one by one: all in fp32 at once would be another set of weights
+            average = _local(self.averages[name])
+            average.lerp_(_local(weight.detach()).to(average), 1 - decay)
         self.updates += 1
 
     @contextmanager

@@ -70,7 +70,7 @@ def step_one(optimizer: Optimizer, group: dict[str, Any], parameter: nn.Paramete
         optimizer.param_groups = groups
 
 
-def settings(optimizer: Optimizer) -> dict[str, Any]:
+def optimizer_settings(optimizer: Optimizer) -> dict[str, Any]:
     """The optimizer's kind and the options of its groups, as JSON gives them back."""
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     kind = type(optimizer).__name__
@@ -79,7 +79,7 @@ def settings(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def settings_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two `settings`, each as "name before -> now"."""
+    """What differs between two `optimizer_settings`, each as "name before -> now"."""
     if then["kind"] != now["kind"] or len(then["groups"]) != len(now["groups"]):
         before, after = (f"{s['kind']} of {len(s['groups'])} groups" for s in (then, now))
         return [f"optimizer {before} -> {after}"]

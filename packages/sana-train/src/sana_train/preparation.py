@@ -19,7 +19,7 @@ def prepare(model: nn.Module, config: TrainConfig) -> None:
     The blocks are the members of the model's outermost `nn.ModuleList`s, such as `model.blocks`. Before sharding, the
     weights of the first process become everybody's.
     """
-    blocks = list(repeated_blocks(model))
+    blocks = list(dict.fromkeys(repeated_blocks(model)))  # a block that is used twice is there once
     if config.activation_checkpointing:
         for block in blocks:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sana_train.peers import Peers
+from sana_train.peers import PeerError, Peers
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +26,13 @@ def run_lock(run_dir: Path) -> Iterator[None]:
 
     Raises:
         RunInUseError: another run holds it.
+        OSError: there can be no such directory.
     """
     peers = Peers()
-    descriptor, holder = peers.first(lambda: _take(run_dir / "lock"))
+    try:
+        descriptor, holder = peers.first(lambda: _take(run_dir / "lock"))
+    except PeerError as error:
+        raise OSError(f"the run directory {run_dir} cannot be made ({error}): give another") from error
     if descriptor is None:
         raise RunInUseError(f"{run_dir} is in use by {holder}: stop that run first, or give another run_dir")
     try:

@@ -1,5 +1,7 @@
 """Everything a checkpoint holds: tensors by name, and the facts beside them."""
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from sana_train.guards import SpikeGuard
 from sana_train.optimizer_state import (
     create_state,
     load_state_numbers,
-    settings,
+    optimizer_settings,
     settings_changes,
     state_numbers,
     state_tensors,
@@ -27,7 +29,14 @@ class RunState:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, ema: EMA | None, guard: SpikeGuard, *, config: TrainConfig
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        ema: EMA | None,
+        guard: SpikeGuard,
+        *,
+        config: TrainConfig,
+        settings: Mapping[str, Any],
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -35,7 +44,8 @@ class RunState:
         self.guard = guard
         self.config = config
         self.passed_over: set[int] = set()
-        self._settings = settings(optimizer)  # before a schedule changes the learning rates
+        self._settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self._optimizer_settings = optimizer_settings(optimizer)  # before a schedule changes the learning rates
 
     def tensors(self) -> dict[str, Tensor]:
         """The run's own tensors and DTensors, not copies."""
@@ -53,7 +63,8 @@ class RunState:
         """The rest, as JSON."""
         return {
             "config": self.config.as_json(),
-            "optimizer": self._settings,
+            "optimizer": self._optimizer_settings,
+            "settings": self._settings,
             "stepped": with_state(self.model, self.optimizer),
             "optimizer_numbers": state_numbers(self.model, self.optimizer),
             "average_updates": self.ema.updates if self.ema else 0,
@@ -71,4 +82,7 @@ class RunState:
 
     def changes(self, facts: dict[str, Any]) -> list[str]:
         """How the run was started otherwise, each as "name before -> now"."""
-        return self.config.changes_since(facts["config"]) + settings_changes(facts["optimizer"], self._settings)
+        then, now = facts["settings"], self._settings
+        others = [f"{k} {then.get(k)} -> {now.get(k)}" for k in {**then, **now} if then.get(k) != now.get(k)]
+        of_optimizer = settings_changes(facts["optimizer"], self._optimizer_settings)
+        return self.config.changes_since(facts["config"]) + of_optimizer + others

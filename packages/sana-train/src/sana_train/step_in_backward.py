@@ -33,7 +33,7 @@ class StepInBackward:
         self._group_of = {
             parameter: number for number, group in enumerate(optimizer.param_groups) for parameter in group["params"]
         }
-        for parameter in self._group_of:
+        for parameter in filter(lambda p: p.requires_grad, self._group_of):
             parameter.register_post_accumulate_grad_hook(self._update)
 
     def begin(self) -> None:

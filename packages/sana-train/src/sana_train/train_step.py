@@ -77,6 +77,7 @@ class TrainStep:
     def _step(self, share: Share, stop: StopRequest) -> tuple[float, float, str | None, bool]:
         """All gradients, then the verdict, which is the same everywhere since its numbers are; then the update."""
         total = torch.zeros((), dtype=torch.float64, device=self._device)
+        before = [buffer.clone() for buffer in self.model.buffers()]
         for slots, batch in share.micro_batches():
             loss = self._loss(share.step, slots, batch) / share.accumulate
             loss.backward()  # type: ignore[no-untyped-call]
@@ -89,6 +90,9 @@ class TrainStep:
         skipped = self.guard.verdict(loss_mean, grad_norm)
         if skipped is None:
             self.optimizer.step()
+        else:  # batch-norm statistics have seen the batch already
+            for buffer, value in zip(self.model.buffers(), before, strict=True):
+                buffer.copy_(value)
         return loss_mean, grad_norm, skipped, stops > 0
 
     def _step_in_backward(self, share: Share, stop: StopRequest) -> tuple[float, float, str | None, bool]:
@@ -102,8 +106,8 @@ class TrainStep:
         loss.backward()  # type: ignore[no-untyped-call]
         if self.in_backward.skipped:
             skipped = f"{self.in_backward.skipped} gradients are not finite; the others were used"
-        assert self.in_backward.square_norm is not None
-        return value, self.in_backward.square_norm.sqrt().item(), skipped, stop.made
+        square = self.in_backward.square_norm
+        return value, 0.0 if square is None else square.sqrt().item(), skipped, stop.made
 
     def _loss(self, step: int, slots: range, batch: Batch) -> Tensor:
         draws = Draws(self.config.seed, step, slots)

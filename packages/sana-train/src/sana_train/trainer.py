@@ -3,11 +3,11 @@
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -59,6 +59,7 @@ class Trainer:
         config: everything else.
         validation: called with the averaged model every `validate_every` steps; its numbers are logged.
         sample: called with the averaged model and a folder every `sample_every` steps, in every process.
+        settings: what else must not change when the run is resumed, such as the objective's and the data's; JSON.
 
     Raises:
         ValueError: the optimizer does not fit the model, or the options do not fit several processes.
@@ -74,6 +75,7 @@ class Trainer:
         *,
         validation: Validate | None = None,
         sample: Sample | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         if world_size() > 1 and (isinstance(optimizer, Optimizer) or config.step_in_backward):
             what = "step_in_backward" if config.step_in_backward else "a ready optimizer"
@@ -94,7 +96,7 @@ class Trainer:
         self.ema = None if config.ema_decay is None else EMA(model, config.ema_decay, offload=config.ema_offload)
         self.guard = SpikeGuard(sigmas=config.spike_sigmas)
         self.run_dir = Path(config.run_dir)
-        self._state = RunState(model, self.optimizer, self.ema, self.guard, config=config)
+        self._state = RunState(model, self.optimizer, self.ema, self.guard, config=config, settings=settings or {})
         self._take_step = TrainStep(model, objective, self.optimizer, self.ema, self.guard, config=config)
         self._checkpoints = Checkpoints(
             self.run_dir / "checkpoints", keep=config.keep_checkpoints, background=config.background_checkpoints
@@ -116,6 +118,7 @@ class Trainer:
         *,
         validation: Validate | None = None,
         sample: Sample | None = None,
+        settings: Mapping[str, Any] | None = None,
         allow_changes: bool = False,
     ) -> Self:
         """A trainer that goes on where the newest good checkpoint of `run_dir` stopped.
@@ -127,7 +130,9 @@ class Trainer:
             CheckpointError: there is no good checkpoint, or it is of other settings or another model.
         """
         config = dataclasses.replace(config, run_dir=str(run_dir))
-        trainer = cls(model, objective, optimizer, batches, config, validation=validation, sample=sample)
+        trainer = cls(
+            model, objective, optimizer, batches, config, validation=validation, sample=sample, settings=settings
+        )
         saved = trainer._checkpoints.newest()
         if saved is None:
             raise CheckpointError(f"{run_dir} holds no checkpoint: start the run with Trainer(...).fit()")
@@ -145,10 +150,13 @@ class Trainer:
         *,
         validation: Validate | None = None,
         sample: Sample | None = None,
+        settings: Mapping[str, Any] | None = None,
         allow_changes: bool = False,
     ) -> Self:
         """Resume the run of `config.run_dir` where it has a checkpoint, else start it: what a command does."""
-        trainer = cls(model, objective, optimizer, batches, config, validation=validation, sample=sample)
+        trainer = cls(
+            model, objective, optimizer, batches, config, validation=validation, sample=sample, settings=settings
+        )
         saved = trainer._checkpoints.newest()
         if saved is not None:
             trainer._go_on_from(saved, allow_changes=allow_changes)
@@ -299,6 +307,14 @@ class Trainer:
         if changes and not allow_changes:
             raise CheckpointError(
                 f"{self.run_dir} was started otherwise ({', '.join(changes)}): use the same settings, or allow changes"
+            )
+        if (saved.facts["config"]["ema_decay"] is None) != (self.ema is None):
+            raise CheckpointError(
+                f"{self.run_dir} cannot gain or lose its weight average: keep ema_decay, or start anew"
+            )
+        if saved.step > self.config.steps:
+            raise CheckpointError(
+                f"{self.run_dir} is at step {saved.step} and steps is {self.config.steps}: give at least {saved.step}"
             )
         self._restore(saved)
 

@@ -95,7 +95,8 @@ class Dynamic:
         """The values, (r, C) float32, in a tensor of their own."""
         import bitsandbytes.functional as bnb
 
-        return bnb.dequantize_blockwise(self.codes, absmax=self.scale, blocksize=self.width)
+        values: Tensor = bnb.dequantize_blockwise(self.codes, absmax=self.scale, blocksize=self.width)
+        return values
 
     def write(self, values: Tensor) -> None:
         """Keep `values` (r, C) float32."""
