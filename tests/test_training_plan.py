@@ -63,7 +63,7 @@ def test_optimizer_state_is_counted_as_it_is_made(kind, tiny_run):
         tiny_run, [f"optimizer.kind={kind}", "model.num_attention_heads=32", "model.num_cross_attention_heads=32"]
     )
     model = make_model(settings.model, seed=0, device=torch.device("cpu"))
-    optimizer = make_optimizer(model, settings.optimizer)
+    optimizer = make_optimizer(model, settings.optimizer, seed=0)
     for weight in model.parameters():
         weight.grad = torch.ones_like(weight)
     optimizer.step()
