@@ -99,14 +99,14 @@ def score(prompt, images):
     return [image.getpixel((0, 0)) for image in images]
 
 result = best_of_n(paint, score, "a", n=60, keep=3, batch_size=3, run_dir=sys.argv[1])
-print("end", [candidate.seed for candidate in result.candidates])
+print(f"end {[candidate.seed for candidate in result.candidates]}", flush=True)
 """
 
 
 def test_killed_at_random_moments_a_run_ends_the_same(tmp_path):
     moments, drawn, lives = random.Random(0), Counter(), 0
     lines = []
-    while not lines or not lines[-1].startswith("end"):
+    while not lines or not lines[-1].startswith("end") or not lines[-1].endswith("]"):
         command = [sys.executable, "-c", SLOW_RUN, str(tmp_path / "run")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as life:
             lines = [life.stdout.readline().strip()]  # it has started to draw

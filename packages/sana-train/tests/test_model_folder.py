@@ -1,3 +1,4 @@
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -45,3 +46,16 @@ def test_between_writes_no_second_set_of_weights_is_kept(tmp_path):
     folder = ModelFolder(model)
     folder.write(tmp_path / "model", model, {})
     assert {parameter.device.type for parameter in folder._copy.parameters()} == {"meta"}
+
+
+def test_a_folder_that_cannot_be_written_stays_as_it_was(tmp_path):
+    class Full(Named):
+        def save_pretrained(self, folder):
+            raise OSError("No space left on device")
+
+    good, full = Named(1, 1), Full(1, 1)
+    ModelFolder(good).write(tmp_path / "model", good, {})
+    before = (tmp_path / "model" / "weight.txt").read_text()
+    with pytest.raises(OSError, match=r"model was not written and is as it was .*No space left"):
+        ModelFolder(full).write(tmp_path / "model", full, {})
+    assert (tmp_path / "model" / "weight.txt").read_text() == before

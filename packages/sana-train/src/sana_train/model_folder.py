@@ -8,8 +8,8 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from sana_train.distributed import rank
 from sana_train.folders import replace_folder
+from sana_train.peers import PeerError, Peers
 
 
 class ModelFolder:
@@ -22,21 +22,32 @@ class ModelFolder:
         blanks = {id(p): nn.Parameter(p.to("meta"), requires_grad=p.requires_grad) for p in model.parameters()}
         self._copy = copy.deepcopy(model, dict(blanks))
         self._blanks = dict(self._copy.state_dict())
+        self._peers = Peers()
 
     def write(self, folder: Path, model: nn.Module, averages: Mapping[str, Tensor]) -> None:
         """Write `folder` in one step with `model`'s buffers and `averages`, or its own weights where there are none.
 
         Every process calls this; the first one writes.
+
+        Raises:
+            OSError: it could not be written, said in every process; the folder is as it was.
         """
         averaged = {id(weight): averages.get(name, weight) for name, weight in model.named_parameters()}
         full = {}
         for name, tensor in model.state_dict(keep_vars=True).items():
             value = _gathered(averaged.get(id(tensor), tensor).detach())
-            if rank() == 0:
+            if self._peers.rank == 0:
                 full[name] = value.to(dtype=tensor.dtype, device="cpu")
-        if rank() == 0:
-            self._copy.load_state_dict(full, assign=True)
+        try:
+            self._peers.first(lambda: self._put(folder, full))
+        except PeerError as error:
+            raise OSError(f"{folder} was not written and is as it was ({error}): make room, then resume") from error
+
+    def _put(self, folder: Path, full: dict[str, Tensor]) -> None:
+        self._copy.load_state_dict(full, assign=True)
+        try:
             replace_folder(folder, self._export)
+        finally:
             self._copy.load_state_dict(self._blanks, assign=True)
 
     def _export(self, folder: Path) -> None:

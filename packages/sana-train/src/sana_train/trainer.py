@@ -259,9 +259,9 @@ class Trainer:
         if self.sample and _due(self.step, self.config.sample_every, at_end):
             with self._evaluating():
                 self.sample(self.model, self.run_dir / "samples" / f"step-{self.step:08d}")
-        # While steps fail there is nothing new to keep, and a return should lead to before they did.
-        due = not self._skipped and _due(self.step, self.config.checkpoint_every, at_end)
-        if due or at_end or self._stopped:
+        # While steps fail nothing is saved, not even at a stop: a return has to lead to before they did.
+        due = self._stopped or _due(self.step, self.config.checkpoint_every, at_end)
+        if (due and not self._skipped) or at_end:
             self.save()
             if self.config.plots and rank() == 0 and find_spec("matplotlib"):
                 plot_run(self.run_dir)
