@@ -1,4 +1,4 @@
-"""An optimizer's state under its parameters' names, as a checkpoint holds it."""
+"""What a run asks of its optimizer: state under the parameters' names, for checkpoints, and whether it fits."""
 
 import json
 from collections.abc import Collection
@@ -85,6 +85,19 @@ def settings_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         return [f"optimizer {before} -> {after}"]
     pairs = zip(then["groups"], now["groups"], strict=True)
     return [f"{k} {old[k]} -> {new[k]}" for old, new in pairs for k in new if k in old and old[k] != new[k]]
+
+
+def jumps_at_first(optimizer: Optimizer) -> bool:
+    """Whether its first step is far longer than the learning rate: CAME's, where nothing corrects its averages."""
+    return isinstance(optimizer, CAME) and not all(group["bias_correction"] for group in optimizer.param_groups)
+
+
+def check_covered(model: nn.Module, optimizer: Optimizer) -> None:
+    """Raise ValueError where the optimizer holds tensors that are not parameters of the model."""
+    own = set(model.parameters())
+    strange = sum(parameter not in own for group in optimizer.param_groups for parameter in group["params"])
+    if strange:
+        raise ValueError(f"the optimizer has {strange} tensors that are not parameters of the model: make it of them")
 
 
 def _entries(model: nn.Module, optimizer: Optimizer) -> list[tuple[str, Any]]:

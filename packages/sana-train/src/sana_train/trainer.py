@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from sana_train.came import CAME
 from sana_train.checkpoint import CheckpointError, Checkpoints, Saved
 from sana_train.config import TrainConfig
 from sana_train.distributed import gathered, rank, world_size
@@ -22,6 +21,7 @@ from sana_train.guards import SpikeGuard
 from sana_train.metrics import MetricsLog
 from sana_train.model_folder import ModelFolder
 from sana_train.objective import Batches, Objective
+from sana_train.optimizer_state import check_covered, jumps_at_first
 from sana_train.plots import plot_run
 from sana_train.preparation import prepare
 from sana_train.progress import Progress
@@ -92,7 +92,7 @@ class Trainer:
         self.sample = sample
         self.step = 0
         self.optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(model)
-        _check_covered(model, self.optimizer)
+        check_covered(model, self.optimizer)
         self.ema = None if config.ema_decay is None else EMA(model, config.ema_decay, offload=config.ema_offload)
         self.guard = SpikeGuard(sigmas=config.spike_sigmas)
         self.run_dir = Path(config.run_dir)
@@ -129,14 +129,19 @@ class Trainer:
         Raises:
             CheckpointError: there is no good checkpoint, or it is of other settings or another model.
         """
-        config = dataclasses.replace(config, run_dir=str(run_dir))
-        trainer = cls(
-            model, objective, optimizer, batches, config, validation=validation, sample=sample, settings=settings
+        trainer = cls.start_or_resume(
+            model,
+            objective,
+            optimizer,
+            batches,
+            dataclasses.replace(config, run_dir=str(run_dir)),
+            validation=validation,
+            sample=sample,
+            settings=settings,
+            allow_changes=allow_changes,
         )
-        saved = trainer._checkpoints.newest()
-        if saved is None:
+        if trainer.step == 0:
             raise CheckpointError(f"{run_dir} holds no checkpoint: start the run with Trainer(...).fit()")
-        trainer._go_on_from(saved, allow_changes=allow_changes)
         return trainer
 
     @classmethod
@@ -201,7 +206,7 @@ class Trainer:
             raise CheckpointError(f"{self.run_dir} holds a run: go on with Trainer.resume, or give another run_dir")
         if self.step:
             self._write_model()  # a kill may have come between the checkpoint and its model
-        elif _jumps_at_first(self.optimizer) and self.config.warmup_steps == 0:
+        elif jumps_at_first(self.optimizer) and self.config.warmup_steps == 0:
             logger.warning(
                 "CAME's first step moves weights by 11 times the learning rate, and warmup_steps is 0: warm up over "
                 "some hundred steps, or use bias_correction=True"
@@ -333,14 +338,3 @@ class Trainer:
 
 def _due(step: int, every: int, at_end: bool) -> bool:
     return every > 0 and (step % every == 0 or at_end)
-
-
-def _jumps_at_first(optimizer: Optimizer) -> bool:
-    return isinstance(optimizer, CAME) and not all(group["bias_correction"] for group in optimizer.param_groups)
-
-
-def _check_covered(model: nn.Module, optimizer: Optimizer) -> None:
-    own = set(model.parameters())
-    strange = sum(parameter not in own for group in optimizer.param_groups for parameter in group["params"])
-    if strange:
-        raise ValueError(f"the optimizer has {strange} tensors that are not parameters of the model: make it of them")
