@@ -12,6 +12,15 @@ nox.options.sessions = ["lint", "typecheck", "test-all"]
 
 ROOT = Path(__file__).parent
 PACKAGES = ["sana-ae", "sana-dit", "sana-train", "sana-scale", "sana-judge"]
+BENCHMARKS = {
+    "op": "operations",
+    "dit": "denoiser",
+    "ae": "autoencoder",
+    "image": "image",
+    "train": "training_step",
+    "optimizer": "optimizer_step",
+    "judge": "judging",
+}
 CONSTRAINTS = ("-c", str(ROOT / "constraints" / "dev.txt"))
 
 
@@ -90,17 +99,13 @@ def test_wheels(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure against the references on this machine and write benchmarks/results/."""
+    """Measure against the references and write benchmarks/results/: nox -s bench -- <name> [--device cuda]."""
+    name, *options = session.posargs or ["none"]
+    if name not in BENCHMARKS:
+        session.error(f"nox -s bench -- {name}: it is one of {', '.join(BENCHMARKS)}")
     trainer = group("bench", ROOT / "packages" / "sana-train")
     session.install("-e", ".", *editable(*PACKAGES), *group("test"), *trainer, *CONSTRAINTS)
-    for package, script, result in (
-        ("sana-ae", "decode", "cpu-dc-ae-decode"),
-        ("sana-dit", "forward", "cpu-dit-forward"),
-        ("sana-judge", "judging", "cpu-judging"),
-        ("sana-train", "optimizer_step", "cpu-optimizer-step"),
-    ):
-        out = f"benchmarks/results/{result}.json"
-        session.run("python", f"packages/{package}/benchmarks/{script}.py", "--out", out, *session.posargs)
+    session.run("python", "-m", f"benchmarks.{BENCHMARKS[name]}", *options)
 
 
 @nox.session(default=False)

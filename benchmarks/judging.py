@@ -1,4 +1,4 @@
-"""Time of judging N images beside the released procedure, on the same weights: `python judging.py --out result.json`.
+"""Time of judging N images beside the released procedure, on the same weights: `python -m benchmarks.judging`.
 
 The released procedure asks for the answer with `generate`, one image per call, both images of every pair of a knockout
 tournament: 2(N - k) calls until k images are left. Nothing is timed unless both find the same winner and the logits of
@@ -8,27 +8,25 @@ sizes, counted on the meta device without any weights.
 """
 
 import argparse
-import json
-import platform
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
-from sana_judge import NVILA_LITE_2B, CascadeJudge, VILAConfig, VILAJudge, VILAModel, __version__
+from benchmarks.machine import describe, write_result
+from benchmarks.timing import interleaved
+from sana_judge import NVILA_LITE_2B, CascadeJudge, VILAConfig, VILAJudge, VILAModel
 from sana_judge.image_reading import read_image
-from sana_judge.tiling import count_tiles, cut_tiles
+from sana_judge.vila.tiling import count_tiles, cut_tiles
 
-TOKENIZER = Path(__file__).parents[1] / "tests" / "fixtures" / "nvila-tiny" / "llm"
+TOKENIZER = Path(__file__).parents[1] / "packages" / "sana-judge" / "tests" / "fixtures" / "nvila-tiny" / "llm"
 PROMPT = "a photo of a red dog left of two blue cats"
 QUESTION_TOKENS = 100  # of the released tokenizer, for the FLOPs
 ANSWER_TOKENS = 2  # the word and the end of the message
@@ -49,6 +47,12 @@ SMALL = VILAConfig(
     vision_layers=3,
 )
 
+DESCRIPTION = (
+    f"random; SigLIP {SMALL.vision.num_hidden_layers} layers of {SMALL.vision.hidden_size}, "
+    f"Qwen2 {SMALL.language.num_hidden_layers} layers of {SMALL.language.hidden_size}, float32"
+)
+CPU = torch.device("cpu")
+
 
 def main() -> None:
     """Measures both sizes of images and writes or prints the result."""
@@ -58,16 +62,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    result = {**describe(), "images": args.images, "kept": 1, "repeats": args.repeats}
+    result = {"benchmark": "judging against the released procedure", **describe(CPU), "model": DESCRIPTION}
+    result |= {"images": args.images, "kept": 1, "repeats": args.repeats}
     with torch.inference_mode():
         judge = VILAJudge(build(SMALL), AutoTokenizer.from_pretrained(TOKENIZER), rule="released", progress=False)
         released = ReleasedProcedure(judge)
         result["results"] = [measure(judge, released, side, args.images, args.repeats) for side in (512, 1024)]
         result["tflop_of_the_released_sizes"] = [count_flops(side) for side in (512, 1024)]
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
-    if args.out:
-        args.out.write_text(text, encoding="utf-8")
+    print(result)
+    print(write_result(result, "judging", args.out))
 
 
 def build(config: VILAConfig) -> VILAModel:
@@ -135,8 +138,8 @@ def measure(judge: VILAJudge, released: ReleasedProcedure, side: int, count: int
     """Returns times, calls and agreement for images of one size, after the answers have been compared."""
     images = [draw(side, seed) for seed in range(count)]
     difference = check(judge, released, images)
-    ours, theirs = (lambda: judge(PROMPT, images)), (lambda: released.winner(images))
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
+    contenders = {"ours": lambda: judge(PROMPT, images), "released": lambda: released.winner(images)}
+    times = interleaved(contenders, repeats=repeats, device=CPU)
     tiles = judge.count_tiles(images[0])
     return {
         "side": side,
@@ -145,9 +148,9 @@ def measure(judge: VILAJudge, released: ReleasedProcedure, side: int, count: int
         "forwards_per_image_released": 2 * (count - 1) / count,
         "calls_ours": -(-count // max(judge.batch_tiles // tiles, 1)),
         "calls_released": 2 * (count - 1),
-        "seconds_ours": statistics.median(pair[0] for pair in pairs),
-        "seconds_released": statistics.median(pair[1] for pair in pairs),
-        "speedup": statistics.median(theirs / ours for ours, theirs in pairs),
+        "seconds_ours": times["ours"].median,
+        "seconds_released": times["released"].median,
+        "speedup": times["released"].over(times["ours"]),
         "largest_difference_of_logits": difference,
         "two_stages": compare_cascade(judge, released, images, repeats),
     }
@@ -173,14 +176,14 @@ def compare_cascade(
     cascade = CascadeJudge(judge, share=0.25)
     groups = [images[start : start + 8] for start in range(0, len(images) - 7, 4)]
     firsts = [[values.index(max(values)) for values in (cascade(PROMPT, g), judge(PROMPT, g))] for g in groups]
-    two, theirs = (lambda: cascade(PROMPT, images)), (lambda: released.winner(images))
-    pairs = [(seconds(two), seconds(theirs)) for _ in range(repeats)]
+    contenders = {"two": lambda: cascade(PROMPT, images), "released": lambda: released.winner(images)}
+    times = interleaved(contenders, repeats=repeats, device=CPU)
     return {
         "share": cascade.share,
         "groups_of_8": len(groups),
         "top_1_agreement": statistics.mean(first == second for first, second in firsts),
-        "seconds": statistics.median(pair[0] for pair in pairs),
-        "speedup": statistics.median(theirs / ours for ours, theirs in pairs),
+        "seconds": times["two"].median,
+        "speedup": times["released"].over(times["two"]),
     }
 
 
@@ -217,36 +220,6 @@ def draw(side: int, seed: int) -> Image.Image:
     generator = torch.Generator().manual_seed(seed)
     cells = torch.randint(0, 256, (8, 8, 3), generator=generator, dtype=torch.uint8)
     return Image.fromarray(cells.numpy()).resize((side, side))
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """Returns the time of one run on one core, whatever else the core does meanwhile."""
-    start = time.process_time()
-    run()
-    return time.process_time() - start
-
-
-def describe() -> dict[str, Any]:
-    """Returns what the numbers depend on."""
-    return {
-        "benchmark": "sana-judge against the released procedure",
-        "model": f"random; SigLIP {SMALL.vision.num_hidden_layers} layers of {SMALL.vision.hidden_size}, "
-        f"Qwen2 {SMALL.language.num_hidden_layers} layers of {SMALL.language.hidden_size}, float32",
-        "sana_judge": __version__,
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": cpu_name(),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def cpu_name() -> str:
-    """Returns the processor's name as the kernel reports it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

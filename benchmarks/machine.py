@@ -1,0 +1,77 @@
+"""What a measurement depends on: device, versions, the rates the device reaches; and the file it is written to."""
+
+import datetime
+import json
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.timing import clock, interleaved
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("sana-ae", "sana-dit", "sana-train", "sana-scale", "sana-judge", "sana-suite")
+REFERENCES = ("torch", "triton", "transformers", "diffusers")
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Returns device, clock and versions."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "device": device_name(device),
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "clock": clock(device),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in (*PACKAGES, *REFERENCES)},
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Returns the name of the GPU, or of the processor as the kernel reports it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """Measures FLOP/s of a large product of matrices and bytes/s of a large copy, read and written bytes counted."""
+    side, size = (8192, 2**30) if device.type == "cuda" else (1536, 2**27)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    source, target = (torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2))
+    times = interleaved(
+        {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}, repeats=9, device=device, cold=False
+    )
+    return {"flops": 2 * side**3 / times["product"].median, "bytes": 2 * size / times["copy"].median}
+
+
+def floor_seconds(flops: float, moved: float, rates: Mapping[str, float]) -> float:
+    """Returns the least time for so many operations and bytes of memory traffic, at the measured rates."""
+    return max(flops / rates["flops"], moved / rates["bytes"])
+
+
+def write_result(result: Mapping[str, Any], benchmark: str, out: Path | None) -> Path:
+    """Writes a result whole or not at all: to `out`, else to results/<date>-<device>-<benchmark>.json."""
+    device = re.sub(r"[^a-z0-9]+", "-", result["device"].lower()).strip("-")
+    path = out or RESULTS / f"{result['date']}-{device}-{benchmark}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".new", delete=False, encoding="utf-8") as file:
+        file.write(json.dumps(result, indent=2) + "\n")
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+    return path
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
