@@ -21,6 +21,7 @@ from benchmarks.machine import describe, write_result
 from benchmarks.references import TRANSFORMERS, build
 from benchmarks.timing import Contender, interleaved
 from sana import SanaPipeline
+from sana.catalog import GEMMA_2_2B
 from sana_ae import DC_AE_F32C32_SANA, DCAE
 from sana_ae.weights import from_diffusers
 from sana_dit import CaptionEncoder, ops
@@ -28,8 +29,6 @@ from sana_dit.ops.implementation import Implementation
 
 EMBEDDED = Path(str(files("sana") / "embedded"))
 PROMPT = "two red apples left of a cat"
-GEMMA_2_2B: dict[str, Any] = {"vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "head_dim": 256}
-GEMMA_2_2B |= {"num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4}
 LEVELS = 1  # of 255 that two pictures of the same weights in float32 may differ by
 
 

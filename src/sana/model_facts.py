@@ -1,36 +1,50 @@
-"""What a pipeline is and costs, counted on the meta device from its configuration files."""
+"""What a pipeline is and costs, counted on the meta device from its configuration; no weights are read."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from importlib.resources import files
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, Gemma2Config
 
-from sana.pipeline import EMBEDDED
-from sana.pipeline_folder import check_components, read_facts, read_json
-from sana_ae import DCAE, DCAEConfig
+from sana.catalog import GEMMA_2_2B, Checkpoint, find, locate
+from sana.pipeline_folder import PipelineFacts, check_components, read_facts, read_json
+from sana_ae import DC_AE_F32C32_SANA_1_1, DCAE, DCAEConfig
 from sana_dit import SanaTransformer
 from sana_dit.diffusers_config import from_diffusers_config
 
 CHI_TOKENS = 217  # an estimate of what the instruction adds: no tokenizer is read here
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Networks:
+    """The three networks without their weights, how many tokens a caption keeps and a prompt takes, and the facts."""
+
+    autoencoder: DCAE
+    transformer: SanaTransformer
+    text_encoder: nn.Module
+    max_tokens: int
+    prompt_tokens: int
+    facts: PipelineFacts
+
+
 def model_facts(repo_or_dir: str) -> dict[str, Any]:
-    """Parameters, FLOPs per picture (2 per multiply-add) and shapes of each component; no weights are read."""
-    folder = str(files("sana") / "embedded") if repo_or_dir == EMBEDDED else repo_or_dir
-    check_components(folder)
-    facts = read_facts(folder)
-    autoencoder, transformer, text_encoder, caption = _on_meta(folder)
-    config, f = transformer.config, autoencoder.config.compression
+    """Parameters, FLOPs per picture (2 per multiply-add) and shapes of each component.
+
+    Those of a checkpoint of the catalog are known here; of other Hub ids the configuration files are fetched.
+    """
+    checkpoint = None if Path(repo_or_dir).is_dir() else find(repo_or_dir)
+    networks = _of_folder(str(locate(repo_or_dir)[0])) if checkpoint is None else _of_checkpoint(checkpoint)
+    autoencoder, transformer, text_encoder = networks.autoencoder, networks.transformer, networks.text_encoder
+    config, facts, f = transformer.config, networks.facts, autoencoder.config.compression
     steps, side = facts.steps_for(config.guidance_embeds), config.sample_size
     branches = 1 if config.guidance_embeds or facts.guidance_scale <= 1 else 2
     latents = torch.empty(1, config.in_channels, side, side, device="meta")
-    tokens = torch.zeros(1, caption["prompt_tokens"], dtype=torch.long, device="meta")
-    condition = torch.empty(1, caption["max_tokens"], config.caption_channels, device="meta")
+    tokens = torch.zeros(1, networks.prompt_tokens, dtype=torch.long, device="meta")
+    condition = torch.empty(1, networks.max_tokens, config.caption_channels, device="meta")
     time = torch.empty(1, device="meta")
     guidance = (time,) if config.guidance_embeds else ()
     components = {
@@ -60,8 +74,22 @@ def model_facts(repo_or_dir: str) -> dict[str, Any]:
     }
 
 
-def _on_meta(folder: str) -> tuple[DCAE, SanaTransformer, nn.Module, dict[str, int]]:
-    """The three networks without their weights, and how many tokens a caption keeps and a prompt takes."""
+def _of_checkpoint(checkpoint: Checkpoint) -> _Networks:
+    with torch.device("meta"):
+        return _Networks(
+            autoencoder=DCAE(DC_AE_F32C32_SANA_1_1),
+            transformer=SanaTransformer(checkpoint.config),
+            text_encoder=AutoModel.from_config(  # type: ignore[no-untyped-call]
+                Gemma2Config(**GEMMA_2_2B), attn_implementation="eager"
+            ),
+            max_tokens=300,
+            prompt_tokens=300 + CHI_TOKENS,
+            facts=PipelineFacts(flow_shift=checkpoint.flow_shift or 1.0),
+        )
+
+
+def _of_folder(folder: str) -> _Networks:
+    check_components(folder)
     configs = {name: read_json(folder, f"{name}/config.json") for name in ("vae", "transformer", "text_encoder")}
     for name, config in configs.items():
         if config is None:
@@ -71,15 +99,18 @@ def _on_meta(folder: str) -> tuple[DCAE, SanaTransformer, nn.Module, dict[str, i
     text = configs["text_encoder"] or {}
     if "model_type" not in text:
         raise ValueError(f"{folder}/text_encoder/config.json names no model_type: download it again")
+    compat = (read_json(folder, "transformer/sana.json") or {}).get("compat", "diffusers")
     with torch.device("meta"):
-        text_encoder = AutoModel.from_config(  # type: ignore[no-untyped-call]
-            AutoConfig.for_model(**text), attn_implementation="eager"
+        return _Networks(
+            autoencoder=DCAE(DCAEConfig.from_dict(configs["vae"] or {})),
+            transformer=SanaTransformer(replace(from_diffusers_config(configs["transformer"] or {}), compat=compat)),
+            text_encoder=AutoModel.from_config(  # type: ignore[no-untyped-call]
+                AutoConfig.for_model(**text), attn_implementation="eager"
+            ),
+            max_tokens=max_tokens,
+            prompt_tokens=max_tokens + (CHI_TOKENS if captions.get("chi", True) else 0),
+            facts=read_facts(folder),
         )
-        compat = (read_json(folder, "transformer/sana.json") or {}).get("compat", "diffusers")
-        transformer = SanaTransformer(replace(from_diffusers_config(configs["transformer"] or {}), compat=compat))
-        autoencoder = DCAE(DCAEConfig.from_dict(configs["vae"] or {}))
-    prompt_tokens = max_tokens + (CHI_TOKENS if captions.get("chi", True) else 0)
-    return autoencoder, transformer, text_encoder, {"max_tokens": max_tokens, "prompt_tokens": prompt_tokens}
 
 
 def _part(module: nn.Module, run: Callable[[], object], evaluations: int, shape: str) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from sana.catalog import nearest
+
 INDEX, FACTS, SCHEDULER = "model_index.json", "sana.json", "scheduler/scheduler_config.json"
 PIPELINES = ("SanaPipeline", "SanaSprintPipeline")
 COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
@@ -47,9 +49,11 @@ def check_components(repo_or_dir: str | Path) -> None:
     if not folder.is_dir():
         text = str(repo_or_dir)
         if isinstance(repo_or_dir, Path) or text.count("/") != 1 or text.startswith(("/", ".", "~")):
+            meant = nearest(text)
             raise FileNotFoundError(
-                f"no model {text!r}: give a pipeline folder, a Hub id such as "
-                'Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers, or "embedded"'
+                f"no model {text!r}: "
+                + (f"did you mean {meant!r}? Else " if meant else "")
+                + "give a pipeline folder, a Hub id, or one of the names that `sana list` shows"
             )
         return
     missing = [name for name in (INDEX, *COMPONENTS) if not (folder / name).exists()]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from sana.pipeline import EMBEDDED
+from sana.catalog import locate
 from sana.pipeline_folder import INDEX, read_json
 from sana.run_settings import AdamWSettings, CAME8bitSettings, ModelSettings, OptimizerSettings, RunSettings
 from sana.training_samples import TrainingSamples
@@ -259,4 +258,4 @@ def _samples(
 
 
 def _folder(checkpoint: str) -> str:
-    return str(files("sana") / "embedded") if checkpoint == EMBEDDED else checkpoint
+    return str(locate(checkpoint)[0])

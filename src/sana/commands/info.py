@@ -9,7 +9,9 @@ from sana.commands.messages import messages
 
 
 def info(
-    model: Annotated[str, typer.Argument(help='Pipeline folder, Hub id, or "embedded".')] = "embedded",
+    model: Annotated[
+        str, typer.Argument(help='Pipeline folder, Hub id, name that `sana list` shows, or "embedded".')
+    ] = "embedded",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Parameters, shapes, memory and FLOPs per picture of a model."""

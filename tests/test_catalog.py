@@ -1,0 +1,59 @@
+"""The public checkpoints by name."""
+
+import json
+
+import pytest
+
+from sana import SanaPipeline
+from sana.catalog import CHECKPOINTS, find, locate, nearest
+from sana.commands.list_models import list_models
+from sana.model_facts import model_facts
+from sana_dit import SANA_1_5_4_8B
+
+
+def test_a_name_stands_for_a_repository_and_its_revision():
+    assert locate("sana-1.5-4.8b-1024") == ("Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers", "main")
+    assert locate("sana-1.5-4.8b-1024", "v2") == ("Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers", "v2")
+    assert locate("somebody/sana") == ("somebody/sana", None)
+
+
+def test_a_folder_comes_before_the_catalog(tmp_path, monkeypatch):
+    (tmp_path / "sana-1.6b-1024").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert locate("sana-1.6b-1024") == ("sana-1.6b-1024", None)
+
+
+def test_every_name_says_its_size_and_only_sprint_has_no_shift():
+    pixels = {"512": 512, "1024": 1024, "2k": 2048, "4k": 4096}
+    for checkpoint in CHECKPOINTS:
+        assert next(pixels[part] for part in checkpoint.name.split("-") if part in pixels) == checkpoint.pixels
+        assert (checkpoint.flow_shift is None) == ("sprint" in checkpoint.name)
+        assert (checkpoint.pixels, checkpoint.pixels) in checkpoint.bins
+    assert len({checkpoint.name for checkpoint in CHECKPOINTS}) == len(CHECKPOINTS)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("sana-1.5-4.8b", "sana-1.5-4.8b-1024"), ("Embeded", "embedded"), ("zzz", None)]
+)
+def test_an_unknown_name_suggests_the_nearest(given, meant):
+    assert nearest(given) == meant
+    with pytest.raises(FileNotFoundError, match=f"did you mean '{meant}'" if meant else "give a pipeline folder"):
+        SanaPipeline.from_pretrained(given)
+
+
+def test_what_a_public_checkpoint_is_and_costs_is_known_without_its_files():
+    facts = model_facts("sana-1.5-4.8b-1024")
+    assert facts["components"]["transformer"]["parameters"] == 4_721_825_952
+    assert facts["components"]["text_encoder"]["parameters"] == 2_614_341_888
+    assert (facts["height"], facts["steps"], facts["flow_shift"]) == (1024, 20, 3.0)
+    assert find("sana-1.5-4.8b-1024").config == SANA_1_5_4_8B
+
+
+def test_the_command_lists_every_checkpoint(capsys):
+    list_models()
+    table = capsys.readouterr().out
+    assert all(checkpoint.name in table and checkpoint.repository in table for checkpoint in CHECKPOINTS)
+    list_models(as_json=True)
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == [checkpoint.name for checkpoint in CHECKPOINTS]
+    assert {row["compat"] for row in rows} == {"diffusers"}
