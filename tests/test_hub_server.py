@@ -1,0 +1,78 @@
+"""The Hub of the tests, tried with the `hf` command and huggingface_hub in processes of their own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.hub.server import HubServer
+
+HF = shutil.which("hf", path=str(Path(sys.executable).parent)) or shutil.which("hf")
+CONTENT = bytes(range(256)) * 4096
+
+
+@pytest.fixture
+def hub(tmp_path):
+    with HubServer(tmp_path / "hub") as server:
+        yield server
+
+
+@pytest.fixture
+def hf(hub, tmp_path):
+    """Runs the `hf` command as a user of the Hub; `xet` chooses how large files travel."""
+
+    def run(*arguments, xet=False, token=None, check=True):
+        environment = os.environ | hub.environment(tmp_path / "home") | ({} if xet else {"HF_HUB_DISABLE_XET": "1"})
+        environment |= {} if token is None else {"HF_TOKEN": token}
+        done = subprocess.run([HF, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a card, a small file and a large one."""
+    path = tmp_path / "folder"
+    (path / "vae").mkdir(parents=True)
+    (path / "README.md").write_text("---\nlicense: apache-2.0\ntags: [sana]\n---\n# Card\n")
+    (path / "vae" / "config.json").write_text("{}")
+    (path / "vae" / "model.safetensors").write_bytes(CONTENT)
+    return path
+
+
+@pytest.mark.parametrize("xet", [False, True], ids=["lfs", "xet"])
+def test_what_is_uploaded_comes_back(hub, hf, folder, tmp_path, xet):
+    if xet:
+        pytest.importorskip("hf_xet", reason="needs hf_xet")
+    hf("upload", "tester/model", str(folder), ".", xet=xet)
+    hf("download", "tester/model", "--local-dir", str(tmp_path / "back"), xet=xet)
+    assert (tmp_path / "back" / "vae" / "model.safetensors").read_bytes() == CONTENT
+    assert (tmp_path / "back" / "README.md").read_text().startswith("---")
+    assert bool(hub.large) != xet
+    assert not [request for request in hub.requests if request.startswith("unknown") and "tester" in request]
+
+
+def test_a_private_repository_is_hidden_from_others(hub, hf, folder, tmp_path):
+    hf("upload", "tester/secret", str(folder), ".", "--private")
+    assert hub.repositories["models", "tester/secret"].private
+    refused = hf("download", "tester/secret", token="hf_other", check=False)
+    assert refused.returncode != 0
+    assert "secret" in refused.stdout + refused.stderr
+
+
+def test_a_wrong_token_writes_nothing(hub, hf, folder):
+    assert hf("upload", "tester/model", str(folder), ".", token="hf_other", check=False).returncode != 0
+    assert not hub.repositories
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub, hf, folder, tmp_path):
+    hf("upload", "tester/model", str(folder), ".")
+    hub.cut_downloads = 1
+    hf("download", "tester/model", "--local-dir", str(tmp_path / "back"))
+    assert hub.cut_downloads == 0
+    assert (tmp_path / "back" / "vae" / "model.safetensors").read_bytes() == CONTENT
