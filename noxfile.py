@@ -80,6 +80,13 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the documentation into dist/docs/; a broken link or docstring fails it."""
+    session.install(*group("docs"))
+    session.run("mkdocs", "build", "--strict", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session(default=False)
 def build(session: nox.Session) -> None:
     """Build every wheel and sdist into dist/ and check their metadata."""
     session.install("build", "twine")

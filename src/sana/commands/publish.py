@@ -1,0 +1,60 @@
+"""sana publish: a model folder to the Hub, after a look at every file and the card."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sana.commands.messages import messages
+
+
+def publish(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Pipeline or model folder.")],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Hub repository; made if there is none.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show files, sizes and card; upload nothing.")] = False,
+    existing: Annotated[
+        str, typer.Option(help="A repository with other files: refuse, update (they stay) or replace them.")
+    ] = "refuse",
+    tag: Annotated[str | None, typer.Option(help="Name for the new revision, such as v1.0.")] = None,
+    licence: Annotated[
+        str | None, typer.Option("--license", help="Licence of the weights: makes a card where there is none.")
+    ] = None,
+    licence_name: Annotated[str | None, typer.Option("--license-name", help="Where it is `other`.")] = None,
+    licence_link: Annotated[str | None, typer.Option("--license-link", help="Where it is `other`.")] = None,
+    what: Annotated[str | None, typer.Option(help="A sentence for the card on what the model draws.")] = None,
+    limits: Annotated[str | None, typer.Option(help="What it cannot do, for the card.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="Hub id of the model it was made from, for the card.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Table that `sana evaluate` wrote, for the card.")] = None,
+) -> None:
+    """Publish a model: nothing is uploaded unless all of it is fit to be."""
+    with messages():
+        from sana.publication import CARD, inspect_folder
+        from sana.publishing import Existing, publish
+
+        card = None
+        if licence is not None:
+            if (folder / CARD).exists():
+                raise ValueError(f"{folder / CARD} is there already: leave --license out, or remove that card")
+            from sana.model_card import render_card
+
+            card = render_card(
+                folder,
+                repo,
+                licence=licence,
+                licence_name=licence_name,
+                licence_link=licence_link,
+                what=what,
+                limits=limits,
+                base_model=base_model,
+                results=results,
+            )
+        publication = inspect_folder(folder, card=card)
+        for path, size in sorted(publication.sizes.items()):
+            print(f"{size:>15,}  {path}")
+        print(f"{publication.total:>15,}  bytes in {len(publication.sizes)} files for {repo}")
+        if dry_run:
+            print(f"\n{CARD}:\n\n{publication.card}")
+            return
+        choice: Existing = existing  # type: ignore[assignment] - publish says what is allowed
+        print(publish(publication, repo, private=private, existing=choice, tag=tag))
