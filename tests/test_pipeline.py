@@ -138,7 +138,7 @@ def test_sprint_refuses_a_negative_prompt(sprint_folder):
 
 
 def test_unknown_models_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no model .nowhere.: give a pipeline folder"):
+    with pytest.raises(FileNotFoundError, match=r"no model .nowhere.: give a pipeline folder"):
         SanaPipeline.from_pretrained("nowhere")
     with pytest.raises(FileNotFoundError, match="lacks model_index"):
         SanaPipeline.from_pretrained(tmp_path)
@@ -264,3 +264,24 @@ def test_a_save_that_fails_leaves_no_pipeline_behind(pipeline, tmp_path):
         pipeline.save_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="lacks model_index"):
         SanaPipeline.from_pretrained(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_quantised_pipeline_draws_about_the_same_latents_and_is_not_saved(small_folder, pipeline, tmp_path, kind):
+    quantised = SanaPipeline.from_pretrained(small_folder, device="cpu", quantize=kind)
+    exact, latents = (draw_latents(p, "a cat", 3, steps=3, scale=2.0) for p in (pipeline, quantised))
+    assert 0 < (latents - exact).norm() < 0.2 * exact.norm()
+    with pytest.raises(ValueError, match="quantised"):
+        quantised.save_pretrained(tmp_path / "saved")
+
+
+def test_the_embedded_model_runs_in_fp32_wherever_it_is(pipeline):
+    assert next(SanaPipeline.from_pretrained("embedded", device="cpu").transformer.parameters()).dtype == torch.float32
+    assert next(pipeline.transformer.parameters()).dtype == torch.float32  # the folder's own
+
+
+def test_a_pipeline_has_cuda_graphs_on_a_gpu_only(pipeline):
+    captions, negative = pipeline.encode(["a cat"])
+    assert pipeline.cuda_graph
+    assert pipeline._step_graphs() is None
+    assert pipeline.velocity(captions, negative, scale=2.0)

@@ -60,7 +60,7 @@ def evaluate(sample: Sampler, detect: Detect, out: Path, settings: Settings, *, 
         seeds = range(number * settings.images_per_prompt, (number + 1) * settings.images_per_prompt)
         images = sample(prompt, seeds)
         metadata = content.metadata(prompt)
-        _save_images(out / "images" / f"{number:05}", images, metadata)
+        geneval.save_prompt(out / "images", number, metadata, images)
         found = detect(images)
         verdicts = [dataclasses.asdict(judge(seen, metadata)) for seen in found]
         line = {"number": number, "metadata": metadata, "english": caption(content, "english"), "seeds": list(seeds)}
@@ -133,13 +133,6 @@ def _replace(path: Path, content: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-def _save_images(folder: Path, images: Sequence[Image.Image], metadata: dict[str, Any]) -> None:
-    (folder / "samples").mkdir(parents=True, exist_ok=True)
-    for number, image in enumerate(images):
-        image.save(folder / "samples" / f"{number:05}.png")
-    (folder / "metadata.jsonl").write_text(json.dumps(metadata, ensure_ascii=False) + "\n")
 
 
 def _as_json(found: Sequence[Detection]) -> list[dict[str, Any]]:

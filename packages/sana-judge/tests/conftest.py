@@ -21,7 +21,10 @@ def nvila_tiny() -> Path:
 @pytest.fixture(scope="session")
 def images() -> list[Image.Image]:
     """Of one, four and two tiles, without the thumbnails."""
-    return [Image.open(NVILA_TINY / "expected" / f"img_{size}.png") for size in ("112x112", "160x160", "256x128")]
+    images = [Image.open(NVILA_TINY / "expected" / f"img_{size}.png") for size in ("112x112", "160x160", "256x128")]
+    for image in images:
+        image.load()  # closes the file
+    return images
 
 
 @pytest.fixture(scope="session")

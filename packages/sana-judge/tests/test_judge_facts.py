@@ -27,3 +27,16 @@ def test_what_cannot_be_used_is_refused_with_the_files_name(tmp_path, edit_json,
     edit_json(tmp_path / "judge.json", **fields)
     with pytest.raises(ValueError, match=r"judge\.json"):
         JudgeFacts.read(tmp_path)
+
+
+def test_calibrations_of_tasks_are_written_and_read(tmp_path):
+    facts = JudgeFacts(question="{prompt}?", tasks={"counting": Calibration(scale=0.7, offset=0.1)})
+    facts.write(tmp_path)
+    assert JudgeFacts.read(tmp_path) == facts
+
+
+@pytest.mark.parametrize("tasks", [[], {"counting": {"slope": 1}}, {"counting": {"scale": 0}}])
+def test_calibrations_of_tasks_that_cannot_be_used_are_refused(tmp_path, edit_json, tasks):
+    edit_json(tmp_path / "judge.json", tasks=tasks)
+    with pytest.raises(ValueError, match=r"judge\.json"):
+        JudgeFacts.read(tmp_path)

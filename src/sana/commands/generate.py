@@ -13,11 +13,14 @@ from PIL import Image
 
 from sana.commands.messages import messages
 from sana.png import save_png
+from sana.prompt_check import GUARD_MODEL, check_prompts
 
 
 def generate(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw; several make several.")],
-    model: Annotated[str, typer.Option(help='Pipeline folder, Hub id, or "embedded".')] = "embedded",
+    model: Annotated[
+        str, typer.Option(help='Pipeline folder, Hub id, name that `sana list` shows, or "embedded".')
+    ] = "embedded",
     seed: Annotated[int, typer.Option(help="Seed of the first picture of each prompt.")] = 0,
     seeds: Annotated[str | None, typer.Option(metavar="S,S...", help="The seeds themselves, instead.")] = None,
     number: Annotated[int, typer.Option("-n", min=1, help="Pictures per prompt: seeds s .. s+n-1.")] = 1,
@@ -28,7 +31,11 @@ def generate(
     out: Annotated[Path, typer.Option(help="A .png for one picture, else a folder.")] = Path("."),
     device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1, mps or cpu.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8 or nf4: weights in 8 or 4 bits.")] = None,
     offload: Annotated[bool, typer.Option(help="Keep the caption encoder in CPU memory while drawing.")] = False,
+    guard: Annotated[bool, typer.Option("--guard", help="Draw nothing if ShieldGemma finds a prompt harmful.")] = False,
+    guard_model: Annotated[str, typer.Option(help="Folder or Hub id of the guard.")] = GUARD_MODEL,
+    guard_threshold: Annotated[float, typer.Option(help="Least probability of harm that is refused, to 1.")] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of what was written.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
@@ -36,15 +43,19 @@ def generate(
     with messages():
         jobs = list(product(prompts, _seeds(seed, seeds, number)))
         paths = _paths(out, jobs)
-        width, height = _size(size)
-        torch_dtype = _dtype(dtype)
+        width, height = parsed_size(size)
+        torch_dtype = parsed_dtype(dtype)
         from transformers.utils import logging
 
         from sana.pipeline import SanaPipeline
 
         if not progress:
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        pipeline = SanaPipeline.from_pretrained(model, device=device, dtype=torch_dtype, offload=offload)
+        if guard:
+            check_prompts(prompts, model=guard_model, threshold=guard_threshold, device=device)
+        pipeline = SanaPipeline.from_pretrained(
+            model, device=device, dtype=torch_dtype, quantize=_quantization(quantize), offload=offload
+        )
         settings = {
             "model": model,
             "steps": pipeline.facts.steps_for(pipeline.is_sprint) if steps is None else steps,
@@ -89,7 +100,8 @@ def _seeds(first: int, given: str | None, number: int) -> list[int]:
         raise ValueError(f"--seeds is {given!r}; give whole numbers with commas, such as 0,1,7") from None
 
 
-def _size(text: str | None) -> tuple[int | None, int | None]:
+def parsed_size(text: str | None) -> tuple[int | None, int | None]:
+    """The width and height that --size names."""
     if text is None:
         return None, None
     match = re.fullmatch(r"(\d+)x(\d+)", text)
@@ -98,7 +110,8 @@ def _size(text: str | None) -> tuple[int | None, int | None]:
     return int(match[1]), int(match[2])
 
 
-def _dtype(name: str | None) -> Any:
+def parsed_dtype(name: str | None) -> Any:
+    """The dtype that --dtype names."""
     if name is None:
         return None
     import torch
@@ -107,6 +120,12 @@ def _dtype(name: str | None) -> Any:
     if name not in dtypes:
         raise ValueError(f"--dtype is {name!r}; it is one of {', '.join(dtypes)}")
     return dtypes[name]
+
+
+def _quantization(kind: str | None) -> Any:
+    if kind not in (None, "int8", "nf4"):
+        raise ValueError(f"--quantize is {kind!r}; it is int8 or nf4")
+    return kind
 
 
 def _paths(out: Path, jobs: list[tuple[str, int]]) -> list[Path]:
@@ -125,17 +144,17 @@ def _paths(out: Path, jobs: list[tuple[str, int]]) -> list[Path]:
         raise PermissionError(f"{existing} cannot be written to: give another --out")
     if single:
         return [out]
-    paths = [folder / f"{_slug(prompt)}-{seed}.png" for prompt, seed in jobs]
+    paths = [folder / f"{slug(prompt)}-{seed}.png" for prompt, seed in jobs]
     if len(set(paths)) < len(paths):  # the same prompt and seed twice
         paths = [path.with_stem(f"{number:04d}-{path.stem}") for number, path in enumerate(paths)]
     return paths
 
 
-def _slug(prompt: str) -> str:
+def slug(prompt: str) -> str:
     """The words of a prompt as a file name; what cannot be read off them is told apart by a hash."""
     words = re.sub(r"[\s!-/:-@\[-^`{-~]+", "-", prompt.lower()).strip("-")
-    slug = re.sub(r"[^\w-]+", "", words)[:40].strip("-")
-    if slug == words and slug:
-        return slug
+    kept = re.sub(r"[^\w-]+", "", words)[:40].strip("-")
+    if kept == words and kept:
+        return kept
     digest = hashlib.blake2b(prompt.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
-    return f"{slug or 'picture'}-{digest}"
+    return f"{kept or 'picture'}-{digest}"

@@ -1,11 +1,17 @@
 """How the commands speak of trouble: one line on stderr, and exit status 2 where nothing was done."""
 
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import typer
+
+if TYPE_CHECKING:
+    from sana_train.data import Skipped
 
 # OSError: no such file, no permission, disk full, the Hub not reached.
 EXPECTED = (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError)
@@ -23,5 +29,18 @@ def messages() -> Iterator[None]:
             raise typer.Exit(2) from None
 
 
+def warn(text: object) -> None:
+    """Print one line of warning."""
+    typer.secho(f"warning: {text}", fg="yellow", err=True)
+
+
+def warn_of_skipped(skipped: "Sequence[Skipped]", path: Path) -> None:
+    """Say how many samples were left out and why, where there are any; `path` lists them."""
+    reasons = Counter(sample.reason for sample in skipped)
+    if reasons:
+        listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+        warn(f"skipped {listed}; see {path}")
+
+
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
-    typer.secho(f"warning: {message}", fg="yellow", err=True)
+    warn(message)

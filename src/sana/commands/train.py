@@ -4,17 +4,16 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sana.commands.messages import messages
 
 if TYPE_CHECKING:
-    from sana.run_settings import RunSettings
     from sana.training_plan import TrainingPlan
 
 STOPPED = 143  # what a shell says of a process that a SIGTERM ended
@@ -41,54 +40,97 @@ def train(
     with messages(), _logged_warnings():
         if allow_changes and not resume:
             raise ValueError("--allow-changes is given without --resume: a new run has nothing to differ from")
-        from sana.run_settings import read_settings
+        from sana.cascade import is_cascade
 
-        settings = read_settings(run, changes or ())
         if plan:
-            _plan(settings, processes or int(os.environ.get("WORLD_SIZE", 1)), as_json=as_json)
+            _plan(run, changes or (), processes or int(os.environ.get("WORLD_SIZE", 1)), as_json=as_json)
             return
         if processes is not None or as_json:
             raise ValueError("--processes and --json go with --plan; torchrun says how many processes train")
-        settings = dataclasses.replace(
-            settings, train=dataclasses.replace(settings.train, progress=settings.train.progress and progress)
-        )
         if not progress:
             from transformers.utils import logging as transformers_logging
 
             transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        finished = _train(settings, device, resume=resume, allow_changes=allow_changes)
+            changes = [*(changes or ()), "train.progress=false"]
+        with _trainer_errors():
+            job = _train_cascade if is_cascade(run) else _train
+            finished = job(run, changes or (), device, resume=resume, allow_changes=allow_changes)
     # torchrun takes any other status for a failure, and would start the run again.
     if not finished and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise typer.Exit(STOPPED)
 
 
-def _train(settings: "RunSettings", device: str | None, *, resume: bool, allow_changes: bool) -> bool:
+def _train(run: Path, changes: Sequence[str], device: str | None, *, resume: bool, allow_changes: bool) -> bool:
+    from sana.run_settings import read_settings
     from sana.stages import usable_device
     from sana.training_run import make_trainer
-    from sana_train import CheckpointError, RunInUseError, process_group
+    from sana_train import process_group
 
+    settings = read_settings(run, changes)
     folder = Path(settings.train.run_dir)
     if not resume and any(folder.glob("checkpoints/step-*")):
         raise ValueError(f"{folder} holds a run: add --resume to go on with it, or give another train.run_dir")
-    try:
-        with process_group():
-            trainer = make_trainer(settings, device=usable_device(device), resume=resume, allow_changes=allow_changes)
-            finished = trainer.fit()
-    except (CheckpointError, RunInUseError, ImportError) as error:  # ImportError: an extra that is not installed
-        raise ValueError(str(error)) from error
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(folder / "model" if finished else f"stopped at step {trainer.step:,}: go on with --resume")
+    with process_group():
+        trainer = make_trainer(settings, device=usable_device(device), resume=resume, allow_changes=allow_changes)
+        finished = trainer.fit()
+    _say(folder / "model" if finished else f"stopped at step {trainer.step:,}: go on with --resume")
     return finished
 
 
-def _plan(settings: "RunSettings", processes: int, *, as_json: bool) -> None:
+def _train_cascade(run: Path, changes: Sequence[str], device: str | None, *, resume: bool, allow_changes: bool) -> bool:
+    from sana.cascade import read_cascade
+    from sana.cascade_run import train_cascade
+    from sana.stages import usable_device
+    from sana_train import process_group
+
+    cascade = read_cascade(run, changes)
+    with process_group():
+        stopped = train_cascade(cascade, device=usable_device(device), resume=resume, allow_changes=allow_changes)
+    last = Path(cascade.stages[-1].settings.train.run_dir)
+    _say(last / "model" if stopped is None else f"stopped in stage {stopped}: go on with --resume")
+    return stopped is None
+
+
+def _say(text: object) -> None:
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(text)
+
+
+@contextmanager
+def _trainer_errors() -> Iterator[None]:
+    """What a user can mend, in the form of the other messages; ImportError is an extra that is not installed."""
+    from sana_train import CheckpointError, RunInUseError
+
+    try:
+        yield
+    except (CheckpointError, RunInUseError, ImportError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _plan(run: Path, changes: Sequence[str], processes: int, *, as_json: bool) -> None:
+    from sana.cascade import is_cascade, planned, read_cascade
+    from sana.run_settings import read_settings
     from sana.training_plan import plan_training
 
-    plan = plan_training(settings, processes=processes)
+    if not is_cascade(run):
+        plan = plan_training(read_settings(run, changes), processes=processes)
+        print(json.dumps(_as_json(plan), indent=2)) if as_json else _print_plan(plan)
+        return
+    stages = planned(read_cascade(run, changes))
+    plans = {stage.name: plan_training(stage.settings, processes=processes) for stage in stages}
     if as_json:
-        print(json.dumps(dataclasses.asdict(plan) | {"memory_per_gpu": plan.memory_per_gpu}, indent=2))
-    else:
+        print(json.dumps({"stages": [{"name": name} | _as_json(plan) for name, plan in plans.items()]}, indent=2))
+        return
+    for name, plan in plans.items():
+        print(f"\nstage {name}")
         _print_plan(plan)
+    images = [stage.settings.train.steps * stage.settings.data.batch_size for stage in stages]
+    flops = sum(count * plan.flops_per_image for count, plan in zip(images, plans.values(), strict=True))
+    print(f"\nall stages: {sum(images):,} images, {flops / 1e18:,.2f} EFLOP")
+
+
+def _as_json(plan: "TrainingPlan") -> dict[str, Any]:
+    return dataclasses.asdict(plan) | {"memory_per_gpu": plan.memory_per_gpu}
 
 
 def _print_plan(plan: "TrainingPlan") -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from sana_judge.image_reading import ImageLike
-from sana_judge.vila_judge import VILAJudge
+from sana_judge.vila.judge import VILAJudge
 
 
 class CascadeJudge:

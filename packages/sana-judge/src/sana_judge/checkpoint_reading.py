@@ -1,4 +1,4 @@
-"""The files of a VILA checkpoint: on a disk or on the Hub, in three folders or in one, read without running any."""
+"""The files of a checkpoint: on a disk or on the Hub, in three folders or in one, read without running any."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ CONFIG = "config.json"
 PARTS = ("llm", "vision_tower", "mm_projector")
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
-_READ = ["*.json", "*.txt", "*.jinja", "README.md"]
+_READ = ["*.json", "*.txt", "*.jinja", "*.model", "README.md"]
 _WEIGHTS = ("model", "pytorch_model")
 
 
@@ -36,7 +36,7 @@ def find_checkpoint(repo_or_dir: str | PathLike[str], *, revision: str | None) -
         if not any(folder.rglob("*.safetensors")):
             folder = Path(snapshot_download(repo_or_dir, revision=revision, allow_patterns=["*pytorch_model*.bin"]))
     if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"{folder} has no {CONFIG}: give the folder of a whole VILA checkpoint")
+        raise FileNotFoundError(f"{folder} has no {CONFIG}: give the folder of a whole checkpoint")
     return folder
 
 
@@ -50,7 +50,7 @@ def read_weights(root: Path) -> dict[str, Tensor]:
         ValueError: A file is damaged or holds more than tensors.
     """
     if whole := find_weights(root):
-        return {name: tensor for path in whole for name, tensor in _read_file(path).items()}
+        return {name: tensor for path in whole for name, tensor in read_file(path).items()}
     weights: dict[str, Tensor] = {}
     for part in PARTS:
         files = find_weights(root / part)
@@ -60,8 +60,30 @@ def read_weights(root: Path) -> dict[str, Tensor]:
                 "download the whole checkpoint"
             )
         for path in files:
-            weights |= {f"{part}.{name}": tensor for name, tensor in _read_file(path).items()}
+            weights |= {f"{part}.{name}": tensor for name, tensor in read_file(path).items()}
     return weights
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """Returns the named tensors of one file, safetensors or a pickle, which is read with weights_only=True.
+
+    Raises:
+        ValueError: The file is damaged or holds more than tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors, and reading that could run foreign code: if you trust its source, "
+            "export its state_dict to safetensors"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is truncated or no file of weights ({error}): {_remedy(path)}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state_dict of named tensors: export the model's state_dict")
+    return state
 
 
 def find_weights(folder: Path) -> list[Path]:
@@ -117,23 +139,6 @@ def _shards(index: Path) -> list[Path]:
     if missing := [name for name in names if not (index.parent / name).is_file()]:
         raise FileNotFoundError(f"{index} lists {missing}, which are not beside it: download them again")
     return [index.parent / name for name in names]
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors, and reading that could run foreign code: if you trust its source, "
-            "export its state_dict to safetensors"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is truncated or no file of weights ({error}): {_remedy(path)}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state_dict of named tensors: export the model's state_dict")
-    return state
 
 
 def _remedy(path: Path) -> str:

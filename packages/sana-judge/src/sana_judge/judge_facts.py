@@ -1,22 +1,46 @@
 """judge.json: what a checkpoint's own files have no place for, the question it was trained on and its calibration."""
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
 from sana_judge.checkpoint_reading import read_json
-from sana_judge.judge_prompt import RELEASED_QUESTION
+from sana_judge.checkpoint_writing import write_json
 from sana_judge.judge_score import Calibration
+from sana_judge.vila.prompt import RELEASED_QUESTION
 
 FACTS = "judge.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeFacts:
-    """The question, with {prompt} where the prompt belongs, and what turns margins into probabilities."""
+    """What a judge was trained on and what its margins mean.
+
+    Attributes:
+        question: The wording, with {prompt} where the prompt belongs.
+        calibration: What turns margins into probabilities.
+        tasks: The same for prompts that are known to be of one task, such as "counting".
+    """
 
     question: str = RELEASED_QUESTION
     calibration: Calibration = field(default_factory=Calibration)
+    tasks: Mapping[str, Calibration] = field(default_factory=dict)
+
+    def calibration_of(self, task: str | None) -> Calibration:
+        """Returns the calibration of a task, of prompts of any kind where it is None.
+
+        Raises ValueError if there is none for that task.
+        """
+        if task is None:
+            return self.calibration
+        if task not in self.tasks:
+            raise ValueError(f"task {task!r} has no calibration; the judge has {sorted(self.tasks)}, or give none")
+        return self.tasks[task]
+
+    def write(self, root: Path) -> None:
+        """Writes judge.json, whole or not at all."""
+        write_json(root / FACTS, asdict(self))
 
     @classmethod
     def read(cls, root: Path) -> Self:
@@ -28,10 +52,14 @@ class JudgeFacts:
         path = root / FACTS
         facts = read_json(path)
         _check_known(facts, cls, path)
-        calibration = facts.get("calibration", {})
-        _check_known(calibration, Calibration, path)
+        calibration, tasks = facts.get("calibration", {}), facts.get("tasks", {})
+        if not isinstance(tasks, dict):
+            raise ValueError(f"{path} has tasks {tasks!r}; it must be an object with a calibration for each task")
+        for given in (calibration, *tasks.values()):
+            _check_known(given, Calibration, path)
         try:
-            return cls(**{**facts, "calibration": Calibration(**calibration)})
+            of_tasks = {task: Calibration(**given) for task, given in tasks.items()}
+            return cls(**{**facts, "calibration": Calibration(**calibration), "tasks": of_tasks})
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
 

@@ -1,0 +1,1 @@
+"""Judges beside VILA-Judge: scorers by public models, vision-language models asked a question, and several as one."""

@@ -1,0 +1,1 @@
+"""VILA-Judge, natively on transformers: what is VILA's alone."""

@@ -1,0 +1,85 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import Qwen2Config
+
+from sana_judge import Calibration, JudgeFacts, VILAJudge
+from sana_judge.vila.saving import save_model
+
+
+@pytest.fixture
+def saved(judge, tmp_path):
+    judge.save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def test_a_saved_judge_gives_the_same_answers(judge, saved, images):
+    again = VILAJudge.from_pretrained(saved)
+    prompts = ["a red dog", "two cats"]
+    for image in images:
+        # The same weights through the same code.
+        assert again.score_prompts(prompts, image) == judge.score_prompts(prompts, image)
+
+
+def test_it_is_saved_in_its_own_dtype(nvila_tiny, tmp_path):
+    VILAJudge.from_pretrained(nvila_tiny).save_pretrained(tmp_path)
+    again = VILAJudge.from_pretrained(tmp_path)
+    assert {weight.dtype for weight in again.model.parameters()} == {torch.float16}
+
+
+def test_question_and_calibrations_are_saved(nvila_tiny, tmp_path):
+    judge = VILAJudge.from_pretrained(nvila_tiny)
+    judge.facts = JudgeFacts(
+        question="{prompt}?", calibration=Calibration(scale=0.5), tasks={"counting": Calibration(offset=-1.0)}
+    )
+    judge.save_pretrained(tmp_path)
+    assert VILAJudge.from_pretrained(tmp_path).facts == judge.facts
+
+
+def test_a_task_has_its_own_calibration(nvila_tiny, images):
+    judge = VILAJudge.from_pretrained(nvila_tiny, dtype=torch.float32)
+    judge.facts = JudgeFacts(tasks={"counting": Calibration(scale=2.0, offset=-1.0)})
+    (plain,), (counted,) = [judge.score("two dogs", images[:1], task=task) for task in (None, "counting")]
+    assert plain.p_yes == Calibration()(plain.margin)
+    assert counted.p_yes == Calibration(scale=2.0, offset=-1.0)(plain.margin)
+    with pytest.raises(ValueError, match=r"'colors' has no calibration; the judge has \['counting'\]"):
+        judge.score("two dogs", images[:1], task="colors")
+
+
+def test_a_folder_being_written_is_no_checkpoint(judge, saved, monkeypatch):
+    def full(*args, **options):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("sana_judge.vila.saving.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        judge.save_pretrained(saved)
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        VILAJudge.from_pretrained(saved)
+    assert not [path for path in saved.rglob("*") if path.name.endswith(".tmp")]
+
+
+def test_parts_are_readable_by_both_generations_of_transformers(saved):
+    language = json.loads((saved / "llm" / "config.json").read_text())
+    assert language["rope_theta"] == 1e6
+    assert "transformers_version" not in language
+    tokenizer = json.loads((saved / "llm" / "tokenizer_config.json").read_text())
+    assert tokenizer["tokenizer_class"] != "TokenizersBackend"
+    assert not isinstance(tokenizer.get("extra_special_tokens"), list)
+
+
+def test_a_quantized_judge_cannot_be_saved(judge, tmp_path):
+    packed = {"llm.model.layers.0.mlp.up_proj.weight": torch.zeros(2, 2, dtype=torch.int8)}
+    with pytest.raises(ValueError, match="without quantize"):
+        save_model(tmp_path / "saved", judge.model.config, packed)
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_configuration_that_names_no_rope_theta_is_saved_with_the_default(judge, tmp_path):
+    fields = {**judge.model.config.language.to_dict()}
+    for name in ("rope_parameters", "rope_theta", "rope_scaling"):
+        fields.pop(name, None)
+    plain = replace(judge.model.config, language=Qwen2Config(**fields))
+    save_model(tmp_path, plain, judge.model.state_dict())
+    assert json.loads((tmp_path / "llm" / "config.json").read_text())["rope_theta"] == 10_000

@@ -1,0 +1,136 @@
+"""sana evaluate: what pictures score on a benchmark, with a table, files to go on from, and sheets of the failures."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sana.commands.messages import messages
+
+if TYPE_CHECKING:
+    from sana_judge import Table
+    from sana_judge.geneval import Result
+
+evaluate = typer.Typer(help="What pictures score on a benchmark.", no_args_is_help=True)
+
+DETECTOR = "facebook/mask2former-swin-small-coco-instance"
+CLIP = "openai/clip-vit-large-patch14"
+
+
+@evaluate.callback()
+def _group() -> None:
+    """What pictures score on a benchmark."""
+
+
+@evaluate.command()
+def geneval(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="00000/metadata.jsonl, 00000/samples/0000.png, ...")],
+    detector: Annotated[str, typer.Option(help="Mask2Former of COCO instances: Hub id or folder.")] = DETECTOR,
+    clip: Annotated[str | None, typer.Option(help=f"CLIP that names colours; with a detector {CLIP}.")] = None,
+    detections: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Detections made before; no detector then.")
+    ] = None,
+    metadata: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="The official evaluation_metadata.jsonl.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where results go; DIR itself if not given.")] = None,
+    threshold: Annotated[float, typer.Option(help="Objects count above this score.")] = 0.3,
+    counting_threshold: Annotated[float, typer.Option(help="The same where objects are counted.")] = 0.9,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
+    device: Annotated[str | None, typer.Option(help="Such as cuda or cpu.")] = None,
+    sheets: Annotated[bool, typer.Option(help="Draw failures-1.png, ... with prompts and reasons.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """GenEval of pictures in its own folders; stopped at any time, the same command goes on."""
+    with messages():
+        from sana_judge import geneval as benchmark
+
+        target = out or directory
+        common: dict[str, Any] = {
+            "metadata": benchmark.read_metadata(metadata) if metadata else None,
+            "out": target,
+            "threshold": threshold,
+            "counting_threshold": counting_threshold,
+        }
+        if detections is not None:
+            if clip is not None:
+                raise ValueError("--clip is given with --detections, which must have the colours: leave one out")
+            table = benchmark.score_detections(directory, benchmark.read_detections(detections), **common)
+        else:
+            finder, namer = _models(detector, clip or CLIP, device)
+            table = benchmark.score_directory(
+                directory, finder, colors=namer, batch_size=batch_size, progress=progress, **common
+            )
+        results = benchmark.read_results(target / "results.jsonl")
+        pages = _draw_failures(results, directory, target, progress=progress) if sheets else []
+        if as_json:
+            files = {"results": str(target / "results.jsonl"), "failures": [str(page) for page in pages]}
+            print(json.dumps(dataclasses.asdict(table) | {"judged": len(results)} | files, indent=2))
+        else:
+            _print_table(table, results)
+            for path in (target / "results.jsonl", *pages):
+                print(path)
+
+
+def _models(detector: str, clip: str, device: str | None) -> tuple[Any, Any]:
+    from sana.stages import usable_device
+    from sana_judge import geneval as benchmark
+
+    place = usable_device(device)
+    try:
+        finder = benchmark.Mask2FormerDetector.from_pretrained(detector, device=place)
+    except ImportError as error:  # scipy, which transformers needs for it
+        raise ValueError(str(error)) from error
+    return finder, benchmark.CLIPColors.from_pretrained(clip, device=place)
+
+
+def _draw_failures(results: "Sequence[Result]", directory: Path, out: Path, *, progress: bool) -> list[Path]:
+    """Draw what is wrong, page by page, and remove the pages of an earlier run that had more."""
+    from tqdm import tqdm
+
+    from sana.contact_sheet import Entry, contact_sheets
+    from sana.png import save_png
+
+    wrong = [result for result in results if not result.correct]
+    entries = [
+        Entry(
+            picture=Path(result.filename),
+            title=result.prompt,
+            remark=result.reason,
+            footnote=Path(result.filename).relative_to(directory).as_posix(),
+        )
+        for result in wrong
+    ]
+    heading = f"{len(wrong)} of {len(results)} images are wrong"
+    pages: list[Path] = []
+    for page in tqdm(contact_sheets(entries, heading), desc="sheets", unit="page", delay=1, disable=not progress):
+        pages.append(out / f"failures-{len(pages) + 1}.png")
+        save_png(page, pages[-1], {"failures": len(wrong), "page": len(pages)})
+    for path in set(out.glob("failures-*.png")) - set(pages):
+        if path.stem.removeprefix("failures-").isdecimal():
+            path.unlink()
+    return pages
+
+
+def _print_table(table: "Table", results: "Sequence[Result]") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table as Printed
+
+    printed = Printed(title="GenEval", title_justify="left")
+    printed.add_column("task")
+    for heading in ("correct", "images", "%"):
+        printed.add_column(heading, justify="right")
+    for task, share in table.tasks.items():
+        correct = [result.correct for result in results if result.tag == task]
+        printed.add_row(escape(task), f"{sum(correct):,}", f"{len(correct):,}", f"{100 * share:.2f}")
+    printed.add_section()
+    printed.add_row("overall (mean of tasks)", "", "", f"[bold]{100 * table.overall:.2f}[/bold]")
+    count = sum(result.correct for result in results)
+    printed.add_row("all images", f"{count:,}", f"{len(results):,}", f"{100 * table.images:.2f}")
+    printed.add_row("prompts with a correct image", "", "", f"{100 * table.prompts:.2f}")
+    Console().print(printed)

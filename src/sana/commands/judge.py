@@ -1,0 +1,51 @@
+"""sana judge: how well pictures show what a prompt says, the best first."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sana.commands.messages import messages
+from sana.judges import JUDGE_HELP
+
+
+def judge(
+    prompt: Annotated[str, typer.Argument(help="What the pictures should show.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Pictures of any sizes.")],
+    judge: Annotated[str, typer.Option(help=f"Who judges: {JUDGE_HELP}")] = "embedded",
+    device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1, mps or cpu.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, best first.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Score pictures by how well they show a prompt; higher is better."""
+    with messages():
+        if missing := [str(path) for path in images if not path.is_file()]:
+            raise FileNotFoundError(f"no picture {', '.join(missing)}: give paths of files")
+        from transformers.utils import logging
+
+        from sana.judges import load_judge
+
+        if not progress:
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        scores = load_judge(judge, device=device, progress=progress)(prompt, images)
+        best_first = sorted(zip(scores, images, strict=True), key=lambda scored: -scored[0])  # of equals, the earlier
+        if as_json:
+            records = [{"path": str(path), "score": score} for score, path in best_first]
+            print(json.dumps(records, indent=2, ensure_ascii=False))
+        else:
+            _print_table(judge, best_first)
+
+
+def _print_table(judge: str, best_first: list[tuple[float, Path]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(judge), title_justify="left")
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("picture", overflow="fold")
+    for rank, (score, path) in enumerate(best_first, start=1):
+        table.add_row(str(rank), f"{score:.4f}", escape(str(path)))
+    Console().print(table)
