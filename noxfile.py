@@ -15,12 +15,20 @@ PACKAGES = ["sana-ae", "sana-dit", "sana-train", "sana-scale", "sana-judge"]
 BENCHMARKS = {
     "op": "operations",
     "dit": "denoiser",
+    "guided": "guided_step",
+    "quantization": "quantization",
     "ae": "autoencoder",
     "image": "image",
     "train": "training_step",
     "optimizer": "optimizer_step",
     "judge": "judging",
 }
+OLDEST = ["sana-ae", "sana-dit", "sana-judge"]  # those that depend on huggingface_hub or transformers
+FROM_SITE_PACKAGES = """
+import importlib, sys, sysconfig
+found = importlib.import_module(sys.argv[1]).__file__
+assert found.startswith(sysconfig.get_path("purelib")), found
+"""
 CONSTRAINTS = ("-c", str(ROOT / "constraints" / "dev.txt"))
 
 
@@ -88,20 +96,67 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def build(session: nox.Session) -> None:
-    """Build every wheel and sdist into dist/ and check their metadata."""
+    """Build every sdist, and every wheel from its sdist, into dist/; check what they hold and say of themselves."""
     session.install("build", "twine")
-    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    for name in ("dist/*.whl", "dist/*.tar.gz"):
+        for path in ROOT.glob(name):
+            path.unlink()
     for project in (".", *(f"packages/{package}" for package in PACKAGES)):
         session.run("python", "-m", "build", "--outdir", "dist", project, silent=True)
-    session.run("twine", "check", "--strict", *map(str, sorted((ROOT / "dist").iterdir())))
+    session.run("twine", "check", "--strict", *map(str, sorted((ROOT / "dist").glob("sana_*"))))
+    session.run("python", "-m", "release.distributions", "dist")
 
 
 @nox.session(name="test-wheels", requires=["build"], default=False)
-def test_wheels(session: nox.Session) -> None:
-    """Install only the built wheels, then run every test against them."""
-    wheels = [str(wheel) for wheel in sorted((ROOT / "dist").glob("*.whl"))]
-    session.install(*wheels, *group("test"), *CONSTRAINTS)
-    session.run("pytest", *session.posargs)
+@nox.parametrize("package", [*PACKAGES, "sana-suite"], ids=[*PACKAGES, "sana-suite"])
+def test_wheels(session: nox.Session, package: str) -> None:
+    """Test one package as its users get it: its wheel in a clean environment, the tests far from the sources."""
+    ours = [*PACKAGES, package] if package == "sana-suite" else [package]
+    home = ROOT if package == "sana-suite" else ROOT / "packages" / package
+    # By name, as users do, but not what an index may have under it.
+    session.install("--force-reinstall", "--no-index", "--no-deps", "--find-links", "dist", *ours)
+    session.install("--find-links", "dist", *ours, *group("test", home), *CONSTRAINTS)
+    far = Path(session.virtualenv.location) / "tree"
+    shutil.rmtree(far, ignore_errors=True)
+    shutil.copytree(ROOT, far, ignore=shutil.ignore_patterns("dist", ".*"))
+    for source in far.glob("**/src/**/*.py"):
+        source.unlink()
+    session.chdir(far)
+    module = package.replace("-", "_").removesuffix("_suite")
+    session.run("python", "-P", "-c", FROM_SITE_PACKAGES, module)
+    session.run("pytest", "tests" if home == ROOT else f"packages/{package}/tests", *session.posargs)
+    if package == "sana-dit":
+        session.install("--find-links", str(ROOT / "dist"), str(ROOT / "release" / "scratch_project"), *CONSTRAINTS)
+        session.run("python", "-P", "-m", "scratch_project")
+
+
+@nox.session(name="test-oldest", default=False)
+@nox.parametrize("package", OLDEST, ids=OLDEST)
+def test_oldest(session: nox.Session, package: str) -> None:
+    """Test one package with the oldest transformers and huggingface_hub that it supports."""
+    oldest = ("-c", str(ROOT / "constraints" / "oldest.txt"))
+    # The diffusers that tests compare with has a newer huggingface_hub; an older one does for this.
+    needed = [
+        "diffusers" if line.startswith("diffusers") else line for line in group("test", ROOT / "packages" / package)
+    ]
+    session.install(*editable(package), *needed, *oldest)
+    session.run("pytest", f"packages/{package}/tests", *session.posargs)
+
+
+@nox.session(default=False)
+def release(session: nox.Session) -> None:
+    """Build one package and check that its tag may be released: nox -s release -- sana-dit-v0.1.0."""
+    if len(session.posargs) != 1:
+        session.error("name one tag: nox -s release -- sana-dit-v0.1.0")
+    (tag,) = session.posargs
+    session.run("python", "-m", "release.readiness", tag)
+    package = tag.rpartition("-v")[0]
+    project, into = "." if package == "sana-suite" else f"packages/{package}", f"dist/{tag}"
+    session.install("build", "twine")
+    shutil.rmtree(ROOT / into, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", into, project, silent=True)
+    session.run("twine", "check", "--strict", *map(str, sorted((ROOT / into).iterdir())))
+    session.log(f"{into} is ready: git tag {tag}, and twine upload {into}/*")
 
 
 @nox.session(default=False)
@@ -117,7 +172,13 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def soak(session: nox.Session) -> None:
-    """Kill training runs at forty random moments, restart one under torchrun, and compare them with one left alone."""
-    session.install(*editable("sana-train"), *group("test", ROOT / "packages" / "sana-train"), *CONSTRAINTS)
-    script = "packages/sana-train/tests/processes/soak_kills.py"
-    session.run("python", script, "--out", "benchmarks/results/soak-kills.json", *session.posargs)
+    """Kill runs of training and of best-of-N at random moments, and compare them with runs left alone."""
+    packages = ("sana-train", "sana-scale")
+    groups = [line for package in packages for line in group("test", ROOT / "packages" / package)]
+    session.install(*editable(*packages), *groups, *CONSTRAINTS)
+    for script, result in (
+        ("sana-train/tests/processes/soak_kills", "soak-kills"),
+        ("sana-scale/tests/soak_best_of_n", "soak-best-of-n"),
+    ):
+        out = f"benchmarks/results/{result}.json"
+        session.run("python", f"packages/{script}.py", "--out", out, *session.posargs)

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from benchmarks import readme_table
 from benchmarks.gate import check_errors
 from benchmarks.gpu_suite import BENCHMARKS
 from benchmarks.machine import floor_seconds, write_result
@@ -64,3 +65,26 @@ def test_the_suite_for_a_gpu_runs_modules_that_there_are():
     for _, (module, *_), _ in BENCHMARKS:
         assert importlib.util.find_spec(module), module
     assert sum(seconds for *_, seconds in BENCHMARKS[:5]) < 9 * 60 - 100
+
+
+def test_the_readme_has_the_table_of_the_newest_results(tmp_path):
+    result = {"benchmark": "whole picture beside diffusers", "device": "a CPU", "threads": 2, "date": "2026-01-01"}
+    row = {"dtype": "float32", "pixels": 128, "seconds_ours": 0.5, "seconds_diffusers": 1.0}
+    for number, ratio in enumerate((1.0, 2.0)):
+        rows = [row | {"speedup_over_diffusers": ratio}]
+        (tmp_path / f"{number}.json").write_text(
+            json.dumps(result | {"date": f"2026-01-0{number + 1}", "results": rows})
+        )
+    table = readme_table.render(readme_table.newest(tmp_path))
+    assert table.splitlines()[2:] == [
+        "| whole picture, float32, pixels 128 | 500 ms | diffusers 1 s | 2.00 | a CPU, 2 threads |"
+    ]
+    marks = f"# R\n{readme_table.BEGIN}old\n{readme_table.END}rest\n"
+    assert readme_table.with_table(marks, table) == f"# R\n{readme_table.BEGIN}{table}{readme_table.END}rest\n"
+    with pytest.raises(ValueError, match="once each"):
+        readme_table.with_table("# R\n", table)
+
+
+def test_the_readme_claims_what_was_measured():
+    readme = readme_table.README.read_text(encoding="utf-8")
+    assert readme_table.with_table(readme, readme_table.render(readme_table.newest(readme_table.RESULTS))) == readme

@@ -50,7 +50,7 @@ def publish(*arguments):
     return ("-c", "from sana.commands import app; app()", "publish", *map(str, arguments))
 
 
-def test_a_pipeline_is_published_and_drawn_with_from_the_hub(hub, as_user, folder):
+def test_a_pipeline_is_published_and_drawn_with_from_the_hub(hub, as_user, folder, tmp_path):
     shown = as_user(*publish(folder, "tester/tiny", "--dry-run")).stdout
     assert "transformer/diffusion_pytorch_model.safetensors" in shown
     assert "It draws." in shown
@@ -69,6 +69,27 @@ def test_a_pipeline_is_published_and_drawn_with_from_the_hub(hub, as_user, folde
     assert as_user("-c", draw, "tester/tiny", "v1", HF_HUB_OFFLINE="1").stdout == drawn
     missing = as_user("-c", draw, "tester/tiny", "v9", check=False)
     assert "v9" in missing.stderr
+    cached = next(
+        path
+        for path in (tmp_path / "home").rglob("diffusion_pytorch_model.safetensors")
+        if path.parent.name == "transformer"
+    )
+    content = cached.resolve().read_bytes()
+    cached.resolve().write_bytes(content[: len(content) // 2])
+    mended = as_user("-c", draw, "tester/tiny", "v1")
+    assert mended.stdout == drawn
+    assert "fetched again" in mended.stderr
+    assert cached.resolve().read_bytes() == content
+
+
+def test_without_a_network_the_missing_file_and_the_way_out_are_named(hub, as_user):
+    info = ("-c", "from sana.commands import app; app()", "info", "tester/nowhere")
+    offline = as_user(*info, check=False, HF_HUB_OFFLINE="1")
+    assert offline.returncode == 2
+    assert "hf download tester/nowhere" in offline.stderr
+    absent = as_user(*info, check=False)
+    assert absent.returncode == 2
+    assert "tester/nowhere" in absent.stderr
 
 
 def test_an_upload_that_breaks_off_leaves_nothing_and_goes_on(hub, as_user, folder):

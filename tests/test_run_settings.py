@@ -2,6 +2,7 @@ import pytest
 
 from sana.run_settings import CAME8bitSettings, read_settings
 from sana_dit import SANA_1_5_4_8B
+from sana_train import CaptionSampler
 
 RUN = """
 [train]
@@ -88,3 +89,21 @@ def test_a_missing_section_or_shape_is_said(read):
         read(text=RUN.replace('preset = "SANA_1_5_4_8B"', ""))
     with pytest.raises(ValueError, match=r"\[optimizer\] lacks kind; it must be one of"):
         read(text=RUN.replace('kind = "came8bit"', ""))
+
+
+def test_a_checkpoint_keeps_its_shape_but_for_its_positions(read):
+    init = RUN.replace('preset = "SANA_1_5_4_8B"', 'init = "x/y"')
+    model = read("model.sample_size=64", "model.interpolation_scale=1", text=init).model
+    assert model.positions == {"sample_size": 64, "interpolation_scale": 1.0}
+    with pytest.raises(ValueError, match=r"has init and num_layers: .* \(only sample_size and interpolation_scale may"):
+        read("model.num_layers=3", text=init)
+
+
+def test_captions_are_drawn_as_data_says(read):
+    assert read().data.captions() == CaptionSampler(tau=0.1)
+    any_of_them = read("data.caption_tau=none").data.captions()
+    assert not any_of_them.needs_scores
+    upstream = read("data.caption_threshold=25", "data.caption_mode=power").data.captions()
+    assert upstream == CaptionSampler(tau=0.1, threshold=25.0, mode="power")
+    with pytest.raises(ValueError, match=r"\[data\] tau is 0.0; it must be positive"):
+        read("data.caption_tau=0")

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from sana.run_settings import AdamWSettings, CAME8bitSettings, CAMESettings, ModelSettings, read_settings
 from sana.training_run import make_model, make_optimizer, make_trainer, model_config, query_key_value
 from sana_dit import SANA_1_5_1_6B, SanaTransformer
-from sana_train import CAME, CAME8bit, FlowValidation
+from sana_train import CAME, CAME8bit, CheckpointError, FlowValidation, write_shard
 
 CPU = torch.device("cpu")
 
@@ -134,3 +134,37 @@ def test_a_checkpoint_that_is_none_is_said(tmp_path):
     save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match=r"x\.safetensors"):
         model_config(ModelSettings(init=str(tmp_path / "x.safetensors")))
+
+
+def test_the_same_weights_go_on_at_other_positions(settings, tmp_path):
+    source = make_model(settings().model, seed=5, device=CPU)
+    source.null_caption = torch.ones(6, 8)
+    source.save_pretrained(tmp_path / "model")
+    chosen = ModelSettings(init=str(tmp_path / "model"), positions={"sample_size": 4, "interpolation_scale": 2.0})
+    model = make_model(chosen, seed=0, device=CPU)
+    assert model.config == model_config(chosen) == replace(source.config, sample_size=4, interpolation_scale=2.0)
+    expected = source.state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
+    assert torch.equal(model.null_caption, source.null_caption)
+    latents, time, caption = torch.randn(1, 4, 4, 4), torch.ones(1), torch.randn(1, 3, 8)
+    assert not torch.allclose(model(latents, time, caption), source(latents, time, caption))
+    assert all(weight.requires_grad and not weight.is_meta for weight in model.parameters())
+
+
+def test_a_shard_that_changed_is_noticed_when_a_run_is_resumed(settings, tmp_path):
+    trainer = make_trainer(settings(), device=CPU)
+    trainer.fit()
+    draw = torch.Generator().manual_seed(1)
+    write_shard(
+        "data/0.safetensors",
+        torch.randn(8, 4, 2, 2, generator=draw),
+        torch.randn(8, 5, 8, generator=draw),
+        torch.ones(8, 5, dtype=torch.bool),
+        keys=[f"sample {number}" for number in range(8)],
+        scaling_factor=0.5,
+    )
+    with pytest.raises(CheckpointError, match=r"was started otherwise \(data \{'shards': \[\['0\.safetensors', 8, "):
+        make_trainer(settings(), device=CPU, resume=True)
+    Path("data/0.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="holds no shard"):
+        make_trainer(settings(), device=CPU, resume=True)

@@ -47,6 +47,26 @@ class FontSprites:
         return Image.open(io.BytesIO(self._png[name])).convert("RGBA")
 
 
+class FolderSprites:
+    """The pictures of a folder that `save_sprites` wrote: for a machine without the font."""
+
+    def __init__(self, folder: Path) -> None:
+        if missing := [name for name in THINGS if not (folder / f"{name}.png").exists()]:
+            raise FileNotFoundError(f"{folder} has no picture of {missing}: write it with save_sprites")
+        self._png = {name: (folder / f"{name}.png").read_bytes() for name in THINGS}
+
+    def __call__(self, name: str, /) -> Image.Image:
+        """The picture of `name`."""
+        return Image.open(io.BytesIO(self._png[name])).convert("RGBA")
+
+
+def save_sprites(source: SpriteSource, folder: Path) -> None:
+    """Write every object as a PNG, some 100 KB together."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in THINGS:
+        source(name).save(folder / f"{name}.png")
+
+
 class DrawnSprites:
     """24 flat shapes, told apart by outline (6 polygons) and by the pattern cut into them (4)."""
 

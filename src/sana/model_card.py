@@ -11,7 +11,7 @@ from sana.model_facts import model_facts
 from sana.pipeline_folder import INDEX, read_json
 
 PROMPT = "two red apples left of a cat"
-PLANS = {"growth.json": "grown", "pruning.json": "pruned"}  # as `sana grow` and `sana prune` leave them
+PLANS = {"growth.json": "grown", "plan.json": "pruned"}  # as `sana grow` and `sana prune` leave them
 
 
 def render_card(
@@ -102,6 +102,8 @@ def _lineage(folder: Path, base_model: str | None) -> list[str]:
     for name, done in PLANS.items():
         for path in sorted(folder.rglob(name)):
             plan = json.loads(path.read_text(encoding="utf-8"))
+            if "model" not in plan:
+                continue
             where = path.relative_to(folder).as_posix()
             lines.append(
                 f"Its transformer was {done} from weights with the hash `{plan['model']}`: [{where}]({where})."

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel, Gemma2Config
 
 from sana.catalog import GEMMA_2_2B, Checkpoint, find, locate
 from sana.pipeline_folder import PipelineFacts, check_components, read_facts, read_json
+from sana.resolution import resolution_bins
 from sana_ae import DC_AE_F32C32_SANA_1_1, DCAE, DCAEConfig
 from sana_dit import SanaTransformer
 from sana_dit.diffusers_config import from_diffusers_config
@@ -21,13 +22,13 @@ CHI_TOKENS = 217  # an estimate of what the instruction adds: no tokenizer is re
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Networks:
-    """The three networks without their weights, how many tokens a caption keeps and a prompt takes, and the facts."""
+    """The networks without weights, the tokens a caption keeps, whether the instruction precedes it, and the facts."""
 
     autoencoder: DCAE
     transformer: SanaTransformer
     text_encoder: nn.Module
     max_tokens: int
-    prompt_tokens: int
+    chi: bool
     facts: PipelineFacts
 
 
@@ -43,7 +44,7 @@ def model_facts(repo_or_dir: str) -> dict[str, Any]:
     steps, side = facts.steps_for(config.guidance_embeds), config.sample_size
     branches = 1 if config.guidance_embeds or facts.guidance_scale <= 1 else 2
     latents = torch.empty(1, config.in_channels, side, side, device="meta")
-    tokens = torch.zeros(1, networks.prompt_tokens, dtype=torch.long, device="meta")
+    tokens = torch.zeros(1, networks.max_tokens + (CHI_TOKENS if networks.chi else 0), dtype=torch.long, device="meta")
     condition = torch.empty(1, networks.max_tokens, config.caption_channels, device="meta")
     time = torch.empty(1, device="meta")
     guidance = (time,) if config.guidance_embeds else ()
@@ -71,6 +72,8 @@ def model_facts(repo_or_dir: str) -> dict[str, Any]:
         "guidance_scale": facts.guidance_scale,
         "flow_shift": facts.flow_shift,
         "compat": config.compat,
+        "bins": resolution_bins(side),
+        "chi": networks.chi,
     }
 
 
@@ -83,7 +86,7 @@ def _of_checkpoint(checkpoint: Checkpoint) -> _Networks:
                 Gemma2Config(**GEMMA_2_2B), attn_implementation="eager"
             ),
             max_tokens=300,
-            prompt_tokens=300 + CHI_TOKENS,
+            chi=True,
             facts=PipelineFacts(flow_shift=checkpoint.flow_shift or 1.0),
         )
 
@@ -108,7 +111,7 @@ def _of_folder(folder: str) -> _Networks:
                 AutoConfig.for_model(**text), attn_implementation="eager"
             ),
             max_tokens=max_tokens,
-            prompt_tokens=max_tokens + (CHI_TOKENS if captions.get("chi", True) else 0),
+            chi=captions.get("chi", True),
             facts=read_facts(folder),
         )
 

@@ -2,41 +2,39 @@
 
 import math
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
-from typing import Self
 
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from sana.pipeline_folder import INDEX, PipelineFacts, check_components, read_facts, write_facts
+from sana.pipeline_folder import PipelineFacts
 from sana.pixels import resize_and_crop, to_pil
+from sana.pretrained_pipeline import PretrainedPipeline
+from sana.previews import Keep, draw_with_previews
 from sana.prompts import pair
 from sana.resolution import drawing_size, resolution_bins
-from sana.stages import checked_captions, checked_images, checked_latents, usable_device
+from sana.stages import checked_captions, checked_images, checked_latents
 from sana_ae import DCAE
 from sana_dit import (
     CaptionEncoder,
     Captions,
     OnStep,
     SanaTransformer,
+    StepGraphs,
+    Velocity,
     draw_noise,
     flow_dpm_solver,
     guided_velocity,
+    load_lora,
     scm,
     seeded_generators,
     seeded_noise,
 )
 
-EMBEDDED = "embedded"
 
-# transformers 5 knows tokenizers by both names, 4 by the second only.
-_NAMES_IN_TRANSFORMERS_4 = {"GemmaTokenizer": "GemmaTokenizerFast", "TokenizersBackend": "PreTrainedTokenizerFast"}
-
-
-class SanaPipeline:
+class SanaPipeline(PretrainedPipeline):
     """A caption encoder, a transformer and an autoencoder that make pictures together.
 
     A seed names an image: picture k depends on prompt k and seed k, not on the batch it is made in (bit for bit at the
@@ -52,64 +50,22 @@ class SanaPipeline:
         *,
         facts: PipelineFacts | None = None,
         offload: bool = False,
+        cuda_graph: bool = True,
     ) -> None:
-        self.caption_encoder = caption_encoder
-        self.transformer = transformer.eval()
-        self.autoencoder = autoencoder.eval()
-        self.facts = facts or PipelineFacts()
-        self.offload = offload
+        super().__init__(caption_encoder, transformer, autoencoder, facts=facts, offload=offload, cuda_graph=cuda_graph)
+        self._graphs: StepGraphs | None = None
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        repo_or_dir: str | Path,
+    def load_lora(
+        self,
+        repo_dir_or_file: str | Path,
         *,
+        scale: float = 1.0,
+        name: str | None = None,
+        file: str | None = None,
         revision: str | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        offload: bool = False,
-    ) -> Self:
-        """Load a pipeline folder, as diffusers writes it, or a Hub repository of that layout.
-
-        Args:
-            repo_or_dir: the folder, the Hub id, or "embedded".
-            revision: branch, tag or commit of the Hub repository.
-            device: where to run; None is the first GPU, else the CPU.
-            dtype: of the transformer. None is fp32 on a CPU, and on a GPU the half precision that the checkpoint was
-                published in. In fp16 the caption encoder and the autoencoder run in bf16: both overflow in fp16.
-            offload: whether the caption encoder waits in CPU memory while pictures are drawn.
-
-        Raises:
-            FileNotFoundError: there is no such folder or component.
-            ValueError: a component's weights do not fit its configuration, or are damaged.
-        """
-        if repo_or_dir == EMBEDDED:
-            repo_or_dir = str(files("sana") / "embedded")
-        check_components(repo_or_dir)
-        device = usable_device(device)
-        if dtype is None and device.type == "cpu":
-            dtype = torch.float32
-        transformer = SanaTransformer.from_pretrained(
-            repo_or_dir, subfolder="transformer", revision=revision, dtype=dtype, device=device
-        )
-        if dtype is None and next(transformer.parameters()).dtype == torch.float32:
-            transformer = transformer.to(torch.bfloat16)
-        used = next(transformer.parameters()).dtype
-        wide = torch.bfloat16 if used == torch.float16 else used
-        return cls(
-            CaptionEncoder.from_pretrained(
-                repo_or_dir, revision=revision, dtype=wide, device="cpu" if offload else device
-            ),
-            transformer,
-            DCAE.from_pretrained(repo_or_dir, subfolder="vae", revision=revision, dtype=wide, device=device),
-            facts=read_facts(repo_or_dir, revision=revision),
-            offload=offload,
-        )
-
-    @classmethod
-    def embedded(cls, *, device: torch.device | str | None = None) -> Self:
-        """The small model that comes with this package: emoji scenes at 128x128, in fp32."""
-        return cls.from_pretrained(EMBEDDED, device=device, dtype=torch.float32)
+    ) -> str:
+        """Add a LoRA adapter to the transformer and return its name; see `sana_dit.load_lora`."""
+        return load_lora(self.transformer, repo_dir_or_file, scale=scale, name=name, file=file, revision=revision)
 
     @property
     def device(self) -> torch.device:
@@ -158,10 +114,7 @@ class SanaPipeline:
         prompts, seeds = pair(prompts, seeds)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        steps = self.facts.steps_for(self.is_sprint) if steps is None else steps
-        scale = self.facts.guidance_scale if guidance_scale is None else guidance_scale
-        if not math.isfinite(scale):
-            raise ValueError(f"guidance_scale is {scale}; it must be a finite number, 1 or less for no guidance")
+        steps, scale = self.settings(steps, guidance_scale)
         drawn, wanted = self.sizes(height, width, binning=binning)
         captions, negative = self.encode(prompts, negative_prompt=negative_prompt, scale=scale, batch_size=batch_size)
         pictures: list[Image.Image] = []
@@ -183,6 +136,56 @@ class SanaPipeline:
                     if on_image is not None:
                         on_image(len(pictures) - 1, picture)
         return pictures
+
+    def previewing(
+        self,
+        prompt: str,
+        seeds: Sequence[int],
+        *,
+        at: Sequence[float],
+        keep: Keep,
+        height: int | None = None,
+        width: int | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str = "",
+        binning: bool = True,
+        batch_size: int = 8,
+    ) -> list[tuple[int, Image.Image]]:
+        """Draw one picture per seed, and give up on some of them half-way; sana_scale prunes with it.
+
+        Args:
+            prompt: of all pictures.
+            seeds: names of the pictures.
+            at: rising fractions of the steps at which to look, between 0 and 1.
+            keep: called at each look with what the pictures still in the race will come to (the estimate of x0,
+                decoded), in the order of their seeds; returns the places in that list to go on with.
+            height: as in a call, and so are the arguments that follow.
+            width: pixels.
+            steps: evaluations of the transformer.
+            guidance_scale: 1 or less switches guidance off.
+            negative_prompt: what to lead away from.
+            binning: whether public checkpoints draw at a size they know.
+            batch_size: how many pictures at most are evaluated or decoded at once.
+
+        Returns:
+            (seed, picture) of those drawn to the end, in the order of `seeds`.
+
+        Raises:
+            ValueError: looks fall on the same step, or `keep` names no picture that is there; else as a call.
+        """
+        return draw_with_previews(
+            self, prompt, seeds, at=at, keep=keep, height=height, width=width, steps=steps,
+            guidance_scale=guidance_scale, negative_prompt=negative_prompt, binning=binning, batch_size=batch_size,
+        )  # fmt: skip
+
+    def settings(self, steps: int | None, guidance_scale: float | None) -> tuple[int, float]:
+        """Steps and guidance scale, the checkpoint's own where they are None; ValueError for a scale of NaN, say."""
+        steps = self.facts.steps_for(self.is_sprint) if steps is None else steps
+        scale = self.facts.guidance_scale if guidance_scale is None else guidance_scale
+        if not math.isfinite(scale):
+            raise ValueError(f"guidance_scale is {scale}; it must be a finite number, 1 or less for no guidance")
+        return steps, scale
 
     def sizes(
         self, height: int | None, width: int | None, *, binning: bool = True
@@ -229,9 +232,26 @@ class SanaPipeline:
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Latents (B, C, h, w) in fp32, times the scaling factor, for pictures of `size` (height, width)."""
+        velocity = self.velocity(captions, negative, scale=scale)
+        return self.follow(velocity, seeds, size=size, steps=steps, on_step=on_step)
+
+    def velocity(self, captions: Captions, negative: Captions | None, *, scale: float) -> Velocity:
+        """What a sampler follows for these captions; on a GPU its steps are CUDA graphs unless `cuda_graph` is off."""
+        return guided_velocity(self.transformer, captions, negative, scale=scale, denoise=self._step_graphs())
+
+    @torch.inference_mode()
+    def follow(
+        self,
+        velocity: Velocity,
+        seeds: Sequence[int],
+        *,
+        size: tuple[int, int],
+        steps: int,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Latents as `denoise` gives them, along any velocity, from the seeds' noise by the checkpoint's sampler."""
         f = self.autoencoder.config.compression
         shape = (self.transformer.config.in_channels, size[0] // f, size[1] // f)
-        velocity = guided_velocity(self.transformer, captions, negative, scale=scale)
         if self.is_sprint:
             generators = seeded_generators(seeds)
             noise = draw_noise(generators, shape).to(self.device)
@@ -248,22 +268,12 @@ class SanaPipeline:
         images = self.autoencoder.decode((latents / self.autoencoder.config.scaling_factor).to(dtype))
         return checked_images(images.float(), dtype)
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write a folder that this class and diffusers load: the index comes last, so half a folder is no pipeline."""
-        tokenizer = type(self.caption_encoder.tokenizer).__name__
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / INDEX).unlink(missing_ok=True)
-        self.caption_encoder.save_pretrained(directory)
-        self.transformer.save_pretrained(directory / "transformer")
-        self.autoencoder.save_pretrained(directory / "vae")
-        write_facts(
-            directory,
-            self.facts,
-            sprint=self.is_sprint,
-            text_encoder=type(self.caption_encoder.text_encoder).__name__,
-            tokenizer=_NAMES_IN_TRANSFORMERS_4.get(tokenizer, tokenizer),
-        )
+    def _step_graphs(self) -> StepGraphs | None:
+        if not self.cuda_graph or self.device.type != "cuda":
+            self._graphs = None
+        elif self._graphs is None or self._graphs.model is not self.transformer:
+            self._graphs = StepGraphs(self.transformer)
+        return self._graphs
 
     def _to_transformer(self, captions: Captions) -> Captions:
         dtype = next(self.transformer.parameters()).dtype

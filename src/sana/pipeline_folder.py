@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from sana.catalog import nearest
@@ -101,8 +101,15 @@ def read_json(repo_or_dir: str | Path, name: str, revision: str | None = None) -
     if not Path(repo_or_dir).is_dir():
         try:
             path = Path(hf_hub_download(str(repo_or_dir), name, revision=revision))
-        except LocalEntryNotFoundError:  # the Hub was not reached, which says nothing about the file
-            raise
+        except LocalEntryNotFoundError:
+            # The Hub was not reached: what lies beside a cached index is all that this revision is known to have.
+            if isinstance(try_to_load_from_cache(str(repo_or_dir), INDEX, revision=revision), str):
+                return None
+            raise FileNotFoundError(
+                f"{name} of {repo_or_dir} is not in the cache, and the Hub was not reached: run `hf download "
+                f"{repo_or_dir}` where there is a network, copy the cache (HF_HOME) here and set HF_HUB_OFFLINE=1, or "
+                "give the path of a folder"
+            ) from None
         except EntryNotFoundError:
             return None
     if not path.exists():

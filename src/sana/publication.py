@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
-from yaml import YAMLError
+from yaml import YAMLError  # what ModelCard raises
 
 CARD = "README.md"
 PICKLES = (".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth")
@@ -72,13 +72,13 @@ def inspect_folder(folder: Path, *, card: str | None = None) -> Publication:
 def card_problems(text: str) -> Iterator[str]:
     """Yields what a card lacks."""
     try:
-        data = ModelCard(text, ignore_metadata_errors=False).data
+        data = vars(ModelCard(text, ignore_metadata_errors=False).data)
     except (ValueError, YAMLError) as error:
         yield f"the header of {CARD} is no YAML: {error}"
         return
-    if not data.license:
+    if not data.get("license"):
         yield f"{CARD} names no licence: add `license: apache-2.0`, or the one that holds, to its header"
-    if data.license == "other" and not (data.license_name and data.license_link):
+    if data.get("license") == "other" and not (data.get("license_name") and data.get("license_link")):
         yield f"{CARD} says `license: other`: add license_name and license_link"
     prose = _CODE.sub("", text)
     if unfilled := sorted({match[0] for match in _UNFILLED.finditer(prose)}):

@@ -27,22 +27,32 @@ def read_run_file(path: str | Path, changes: Sequence[str] = ()) -> dict[str, Se
         FileNotFoundError: there is no such file.
         ValueError: it is not TOML, has a key outside of a section, or a change is not of that form.
     """
+    sections = read_toml(path)
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise ValueError(f"{path} has {name} outside of a section: put it below [train] or where it belongs")
+    for change in changes:
+        name, key, value = parsed_change(change)
+        sections.setdefault(name, {})[key] = value
+    return sections
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """All that a run file says.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not TOML.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no run file {path}: give a TOML file with [train], [model], [data] and so on"
         )
     try:
-        sections = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
-    for name, section in sections.items():
-        if not isinstance(section, dict):
-            raise ValueError(f"{path} has {name} outside of a section: put it below [train] or where it belongs")
-    for change in changes:
-        name, key, value = _parsed_change(change)
-        sections.setdefault(name, {})[key] = value
-    return sections
 
 
 def fill(kind: type[Filled], section: Mapping[str, Any], *, where: str) -> Filled:
@@ -124,7 +134,8 @@ def _wanted(hint: Any) -> str:
     return words[hint]
 
 
-def _parsed_change(change: str) -> tuple[str, str, Any]:
+def parsed_change(change: str) -> tuple[str, str, Any]:
+    """ "section.key=value" as its three parts, the value being TOML or else a text without quotes."""
     place, equals, text = change.partition("=")
     section, dot, key = place.strip().partition(".")
     if not (equals and dot and section and key):

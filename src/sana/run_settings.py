@@ -1,18 +1,22 @@
 """The sections of a training run as dataclasses, and what they must not say together."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import sana_dit
 from sana.run_file import Section, check_keys, fill, read_run_file, typed
 from sana_dit import SanaConfig
-from sana_train import TrainConfig
+from sana_train import CaptionSampler, TrainConfig
 
 PRESETS: dict[str, SanaConfig] = {
     name: preset for name in sana_dit.__all__ if isinstance(preset := getattr(sana_dit, name), SanaConfig)
 }
+
+
+POSITIONS = ("sample_size", "interpolation_scale")  # of a SanaConfig: where latent cells are, and in which range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,11 +29,14 @@ class ModelSettings:
         config: shape of a transformer that starts from random weights. In the file: `preset`, such as "SANA_0_6B",
             and fields of `SanaConfig`, which replace those of the preset.
         weights: dtype of the weights, and of gradients. "bf16" halves both; give the optimizer stochastic_rounding.
+        positions: the `sample_size` and `interpolation_scale` that replace those of `init`, to go on at another
+            resolution. No weight depends on them.
     """
 
     init: str | None = None
     config: SanaConfig | None = None
     weights: Literal["fp32", "bf16"] = "fp32"
+    positions: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,14 +99,29 @@ class ObjectiveSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSettings:
-    """[data]: folder of shards, samples of a step over all processes, and the seed of their order."""
+    """[data]: folder of shards, samples of a step over all processes, the seed of their order, and which captions.
+
+    Attributes:
+        caption_tau: temperature at which one of an image's captions is drawn by its score; None draws all alike.
+        caption_threshold: score below which a caption is only taken where the image has no better one.
+        caption_mode: see `sana_train.CaptionSampler`.
+    """
 
     shards: str
     batch_size: int
     seed: int = 0
+    caption_tau: float | None = 0.1
+    caption_threshold: float | None = None
+    caption_mode: Literal["softmax", "power"] = "softmax"
 
     def __post_init__(self) -> None:
         _check_positive(self, "batch_size")
+        self.captions()
+
+    def captions(self) -> CaptionSampler:
+        """What draws one of an image's captions."""
+        tau = math.inf if self.caption_tau is None else self.caption_tau
+        return CaptionSampler(tau=tau, threshold=self.caption_threshold, mode=self.caption_mode)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,14 +204,20 @@ def read_settings(path: str | Path, changes: Sequence[str] = ()) -> RunSettings:
         FileNotFoundError: there is no such file.
         ValueError: a section or key is unknown, missing, contradicts another, or has a wrong value; says which.
     """
-    sections = read_run_file(path, changes)
-    allowed = [field.name for field in fields(RunSettings)]
+    return settings_of(read_run_file(path, changes), where=str(path))
+
+
+def settings_of(sections: Mapping[str, Section], *, where: str) -> RunSettings:
+    """The settings of the sections of a run file, which messages call `where`; raises as `read_settings` does."""
+    allowed = [section.name for section in fields(RunSettings)]
     for name in sections:
         if name not in allowed:
-            raise ValueError(f"{path} has a section [{name}]; known are {', '.join(f'[{known}]' for known in allowed)}")
+            raise ValueError(
+                f"{where} has a section [{name}]; known are {', '.join(f'[{known}]' for known in allowed)}"
+            )
     needed = ("train", "model", "optimizer", "data")
     if missing := [name for name in needed if name not in sections]:
-        raise ValueError(f"{path} lacks {', '.join(f'[{name}]' for name in missing)}: a run needs each of them")
+        raise ValueError(f"{where} lacks {', '.join(f'[{name}]' for name in missing)}: a run needs each of them")
     optional = {
         "validation": ValidationSettings,
         "captions": CheckpointSettings,
@@ -207,16 +235,21 @@ def read_settings(path: str | Path, changes: Sequence[str] = ()) -> RunSettings:
 
 
 def _model(section: Section) -> ModelSettings:
-    shape_keys = [field.name for field in fields(SanaConfig)]
+    shape_keys = [key.name for key in fields(SanaConfig)]
     check_keys(section, ["init", "preset", "weights", *shape_keys], where="[model]")
     shape = {key: section[key] for key in section if key in shape_keys}
     rest = {key: section[key] for key in section if key in ("init", "weights")}
     settings = fill(ModelSettings, rest, where="[model]")
     if settings.init is None:
         return replace(settings, config=_config(section.get("preset"), shape))
-    if given := [key for key in section if key == "preset" or key in shape]:
-        raise ValueError(f"[model] has init and {', '.join(given)}: a checkpoint brings its own shape, leave these out")
-    return settings
+    if given := [key for key in section if key == "preset" or (key in shape and key not in POSITIONS)]:
+        raise ValueError(
+            f"[model] has init and {', '.join(given)}: a checkpoint brings its own shape, leave these out (only "
+            f"{' and '.join(POSITIONS)} may be others)"
+        )
+    hints = get_type_hints(SanaConfig)
+    positions = {key: typed(value, hints[key], name=f"[model] {key}") for key, value in shape.items()}
+    return replace(settings, positions=positions)
 
 
 def _config(preset: Any, shape: Section) -> SanaConfig:

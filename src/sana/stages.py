@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from sana.cpu_precision import fastest_dtype
 from sana_dit import Captions
 
 
@@ -18,6 +19,16 @@ def usable_device(device: torch.device | str | None) -> torch.device:
             f"device {str(device)!r} cannot be used here ({reason}): leave it out, or use 'cpu'"
         ) from error
     return torch.device(device)
+
+
+def running_dtype(published: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype to run a checkpoint in: the half precision it was published in, where that is a gain.
+
+    On a GPU it is, and bf16 for checkpoints in fp32. On a CPU bf16 may be: see `fastest_dtype`.
+    """
+    if device.type == "cpu":
+        return torch.float32 if published == torch.float32 else fastest_dtype()
+    return torch.bfloat16 if published == torch.float32 else published
 
 
 def checked_captions(captions: Captions) -> Captions:

@@ -8,7 +8,7 @@ from torch import nn
 
 from sana.run_settings import AdamWSettings, CAME8bitSettings, CAMESettings, OptimizerSettings, RunSettings
 from sana.training_memory import StepShape, activation_bytes, forward_flops
-from sana.training_run import DTYPES, check_data, model_config, samples_per_pass
+from sana.training_run import DTYPES, check_data, model_config, samples_per_pass, training_data
 from sana_dit import SanaConfig, SanaTransformer
 from sana_train import LatentShards, TrainConfig
 from sana_train.came.memory import optimizer_state_bytes
@@ -126,7 +126,7 @@ def _data(settings: RunSettings, config: SanaConfig) -> tuple[LatentShards | Non
     folder = settings.data.shards
     if not Path(folder).is_dir():
         return None, f"{folder} is not there yet"
-    data = LatentShards(folder, batch_size=settings.data.batch_size, seed=settings.data.seed)
+    data = training_data(settings)
     check_data(data, config, folder)
     return data, None
 

@@ -12,7 +12,14 @@ from torch.optim import AdamW, Optimizer
 
 from sana.catalog import locate
 from sana.pipeline_folder import INDEX, read_json
-from sana.run_settings import AdamWSettings, CAME8bitSettings, ModelSettings, OptimizerSettings, RunSettings
+from sana.run_settings import (
+    POSITIONS,
+    AdamWSettings,
+    CAME8bitSettings,
+    ModelSettings,
+    OptimizerSettings,
+    RunSettings,
+)
 from sana.training_samples import TrainingSamples
 from sana_ae import DCAE
 from sana_dit import CaptionEncoder, SanaConfig, SanaTransformer
@@ -39,7 +46,7 @@ def make_trainer(
         CheckpointError: the run cannot be resumed with these settings.
     """
     samples_per_pass(settings, dist.get_world_size() if dist.is_initialized() else 1)
-    data = LatentShards(settings.data.shards, batch_size=settings.data.batch_size, seed=settings.data.seed)
+    data = training_data(settings)
     check_data(data, model_config(settings.model), settings.data.shards)
     model = make_model(settings.model, seed=settings.train.seed, device=device)
     encoder = _caption_encoder(settings, model)
@@ -59,13 +66,21 @@ def make_trainer(
     )
 
 
+def training_data(settings: RunSettings) -> LatentShards:
+    """The shards of [data] in the order of the run."""
+    chosen = settings.data
+    return LatentShards(chosen.shards, batch_size=chosen.batch_size, seed=chosen.seed, captions=chosen.captions())
+
+
 def _fixed(settings: RunSettings, data: LatentShards) -> dict[str, Any]:
     """What decides what a run learns, apart from [train] and [optimizer]: a resumed run must have the same."""
-    shards = [[header.path.name, header.samples] for header in data.headers]
+    shards = [[header.path.name, header.samples, header.sha256] for header in data.headers]
+    config = model_config(settings.model)
     return {
         "objective": asdict(settings.objective),
-        "data": {"shards": shards, "batch_size": settings.data.batch_size, "seed": settings.data.seed},
+        "data": asdict(settings.data) | {"shards": shards},
         "weights": settings.model.weights,
+        "positions": {name: getattr(config, name) for name in POSITIONS},
     }
 
 
@@ -75,7 +90,7 @@ def model_config(settings: ModelSettings) -> SanaConfig:
     Raises:
         ValueError: it is a Sprint model, which flow matching does not train.
     """
-    config = settings.config or _checkpoint_config(str(settings.init))
+    config = replace(settings.config or _checkpoint_config(str(settings.init)), **settings.positions)
     if config.guidance_embeds:
         raise ValueError(
             f"[model] {settings.init or 'preset'} is a Sprint model, which is distilled and has its guidance as an "
@@ -88,10 +103,22 @@ def make_model(settings: ModelSettings, *, seed: int, device: torch.device) -> S
     """The transformer on `device`, from its checkpoint or with random weights: the same for a seed on every device."""
     dtype = DTYPES[settings.weights]
     if settings.init is not None:
-        return SanaTransformer.from_pretrained(_folder(settings.init), dtype=dtype, device=device)
+        model = SanaTransformer.from_pretrained(checkpoint_folder(settings.init), dtype=dtype, device=device)
+        return repositioned(model, replace(model.config, **settings.positions))
     assert settings.config is not None
     torch.manual_seed(seed)
     return SanaTransformer(settings.config).to(device=device, dtype=dtype)
+
+
+def repositioned(model: SanaTransformer, config: SanaConfig) -> SanaTransformer:
+    """The same weights in a model whose `config` differs in its positions."""
+    if config == model.config:
+        return model
+    with torch.device("meta"):
+        other = SanaTransformer(config)
+    other.load_state_dict(model.state_dict(), assign=True)
+    other.null_caption = model.null_caption
+    return other
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings, *, seed: int) -> Optimizer:
@@ -205,7 +232,7 @@ def samples_per_pass(settings: RunSettings, processes: int) -> int:
 
 
 def _checkpoint_config(init: str) -> SanaConfig:
-    folder = _folder(init)
+    folder = checkpoint_folder(init)
     path = Path(folder)
     if path.is_file():
         return SanaTransformer.from_pretrained(folder).config
@@ -222,14 +249,15 @@ def _caption_encoder(settings: RunSettings, model: SanaTransformer) -> CaptionEn
     if settings.captions is None:
         return None
     needed = settings.samples is not None or (settings.objective.caption_dropout > 0 and model.null_caption is None)
-    return CaptionEncoder.from_pretrained(_folder(settings.captions.checkpoint)) if needed else None
+    return CaptionEncoder.from_pretrained(checkpoint_folder(settings.captions.checkpoint)) if needed else None
 
 
 def _validation(settings: RunSettings, config: SanaConfig, objective: FlowMatching) -> FlowValidation | None:
     if settings.validation is None:
         return None
     chosen = settings.validation
-    held_out = LatentShards(chosen.shards, batch_size=chosen.samples, seed=chosen.seed)
+    captions = settings.data.captions()
+    held_out = LatentShards(chosen.shards, batch_size=chosen.samples, seed=chosen.seed, captions=captions)
     check_data(held_out, config, chosen.shards)
     return FlowValidation(
         held_out(0), objective=objective, bins=chosen.bins, seed=chosen.seed, batch_size=chosen.batch_size
@@ -245,7 +273,7 @@ def _samples(
     assert encoder is not None
     half = torch.bfloat16 if device.type == "cuda" else torch.float32
     autoencoder = DCAE.from_pretrained(
-        _folder(settings.autoencoder.checkpoint), subfolder="vae", dtype=half, device=device
+        checkpoint_folder(settings.autoencoder.checkpoint), subfolder="vae", dtype=half, device=device
     )
     return TrainingSamples(
         settings.samples,
@@ -257,5 +285,6 @@ def _samples(
     )
 
 
-def _folder(checkpoint: str) -> str:
+def checkpoint_folder(checkpoint: str) -> str:
+    """The folder or Hub id of a checkpoint that may be called "embedded"."""
     return str(locate(checkpoint)[0])

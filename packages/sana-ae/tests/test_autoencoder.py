@@ -90,6 +90,22 @@ def test_results_do_not_depend_on_the_memory_format_and_are_channels_last(make_m
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("shape", ["sana", "lite", "f32c32"])
+@torch.no_grad()
+def test_every_convolution_sees_and_gives_channels_last(shape, make_model):
+    model, layouts = make_model(shape), []
+
+    def note(layer, inputs, output):
+        layouts.extend(x.is_contiguous(memory_format=torch.channels_last) for x in (*inputs, output))
+
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(note)
+    model(torch.randn(2, 3, 64, 96))
+    assert len(layouts) > 50
+    assert all(layouts)
+
+
 def test_the_full_model_has_the_right_shapes_at_4096_pixels():
     with torch.device("meta"):
         model, x = DCAE(DC_AE_F32C32_SANA), torch.empty(1, 3, 4096, 2048)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from diffusers.models.autoencoders import autoencoder_dc
 from diffusers.models.transformers.sana_transformer import GLUMBConv as DiffusersGLUMBConv
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sana_ae.blocks import GLUMBConv, ResBlock, activate
+from sana_ae.blocks import EfficientViTBlock, GLUMBConv, ResBlock, activate
 
 
 def compare(ours, theirs, relative_error):
@@ -39,3 +40,36 @@ def test_activations_take_no_memory_where_no_gradient_is_wanted(kind):
     assert activate(x, kind) is not x
     with torch.no_grad():
         assert activate(x, kind) is x
+
+
+class Copies(TorchDispatchMode):
+    """Notes every operation that copies a tensor into another layout or dtype."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.__name__.partition(".")[0]
+        if name in ("clone", "contiguous", "_to_copy"):
+            self.names.append(name)
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(
+    ("block", "copies"),
+    [
+        (ResBlock(32, norm="rms_norm", act="silu"), []),
+        (GLUMBConv(32), []),
+        # Heads are attended one after the other, and projected side by side.
+        (EfficientViTBlock(32, head_dim=8, kernel_sizes=(5,), norm="rms_norm"), ["clone"]),
+    ],
+    ids=["res", "glu", "vit"],
+)
+@torch.no_grad()
+def test_blocks_work_channels_last_without_changing_layouts(block, copies):
+    x = torch.randn(1, 32, 6, 5).contiguous(memory_format=torch.channels_last)
+    with Copies() as seen:
+        y = block(x)
+    assert seen.names == copies
+    assert y.is_contiguous(memory_format=torch.channels_last)

@@ -61,6 +61,12 @@ def test_channels_last_stays_channels_last():
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("act", ["silu", "relu"])
+def test_the_activation_after_it_is_the_same_in_one_call(act):
+    norm, x = make_norm(8), torch.randn(2, 8, 4, 4)
+    assert torch.equal(norm(x, act=act), getattr(F, act)(norm(x)))
+
+
 def test_the_form_other_devices_run_has_the_same_shapes_and_dtype():
     norm = make_norm(8).to("meta")
     y = norm(torch.empty(2, 8, 4, 4, device="meta", dtype=torch.bfloat16), torch.empty(2, 8, 4, 4, device="meta"))

@@ -5,6 +5,7 @@ import sys
 from types import ModuleType
 
 import sana_ae
+from sana_ae import training
 
 
 def test_all_is_exact():
@@ -19,4 +20,17 @@ def test_all_is_exact():
 
 def test_importing_needs_no_reference_implementation():
     code = "import sys; sys.modules['diffusers'] = sys.modules['transformers'] = None; import sana_ae"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_all_of_training_is_exact():
+    offered = {
+        name for name, value in vars(training).items() if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert set(training.__all__) == offered
+    assert list(training.__all__) == sorted(training.__all__, key=lambda name: (not name.isupper(), name))
+
+
+def test_training_is_imported_where_it_is_used():
+    code = "import sys, sana_ae; assert 'sana_ae.training' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sana_ae import resample
 from sana_ae.resample import (
     Downsample,
     Upsample,
@@ -66,3 +67,13 @@ def test_without_its_convolution_an_upsampling_is_its_shortcut(kind):
     torch.nn.init.zeros_(up.conv.bias)
     x = torch.randn(1, 16, 4, 4)
     torch.testing.assert_close(up(x), channel_to_space(x, 8))
+
+
+def test_the_shuffles_of_other_devices_are_those_of_pytorch_and_stay_channels_last():
+    x = torch.randn(2, 8, 4, 6).contiguous(memory_format=torch.channels_last)
+    for ours, theirs in (
+        (resample.permuted_shuffle(x), torch.pixel_shuffle(x, 2)),
+        (resample.permuted_unshuffle(x), torch.pixel_unshuffle(x, 2)),
+    ):
+        assert torch.equal(ours, theirs)
+        assert ours.is_contiguous(memory_format=torch.channels_last)

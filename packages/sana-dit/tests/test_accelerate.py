@@ -91,6 +91,34 @@ def test_our_sampler_and_guidance_make_the_image_of_sprint(make_diffusers) -> No
     torch.testing.assert_close(ours, generate(pipeline, [7, 8]), **CLOSE)
 
 
+def test_captions_are_read_once_for_all_steps_of_a_picture(make_diffusers) -> None:
+    pipeline = accelerate_diffusers(make_pipeline(make_diffusers()))
+    reads, prepare = [], pipeline.transformer.model.prepare
+    pipeline.transformer.model.prepare = lambda *captions: reads.append(captions) or prepare(*captions)
+    generate(pipeline, [7, 8])
+    assert len(reads) == 1
+    generate(pipeline, [7, 8])
+    assert len(reads) == 2
+
+
+def test_captions_are_read_again_after_they_or_a_weight_were_written_to(make_diffusers) -> None:
+    transformer = make_diffusers()
+    adapted = accelerate_diffusers(make_pipeline(transformer)).transformer
+    caption, mask = CAPTIONS.embeddings.clone(), CAPTIONS.mask.clone()
+    latents, t = torch.randn(2, *SHAPE), torch.tensor([500.0, 20.0])
+    with torch.no_grad():
+        changes = (
+            lambda: None,
+            lambda: caption.mul_(2),
+            lambda: mask[:, 2:].zero_(),
+            lambda: transformer.transformer_blocks[0].attn2.to_k.weight.mul_(3),  # shared, as a LoRA is fused
+        )
+        for change in changes:
+            change()
+            expected = transformer(latents, caption, t, encoder_attention_mask=mask).sample
+            torch.testing.assert_close(adapted(latents, caption, t, None, mask).sample, expected, **CLOSE)
+
+
 def test_a_second_call_changes_nothing(make_diffusers) -> None:
     pipeline = accelerate_diffusers(make_pipeline(make_diffusers()))
     transformer = pipeline.transformer

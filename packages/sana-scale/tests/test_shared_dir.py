@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sana_scale import Halving, Judge, Sampler, SharedDir, Threshold, best_of_n, work_on
+from sana_scale import Halving, Judge, Sampler, SharedDir, Threshold, best_of_n, best_of_n_many, work_on
 from sana_scale.leases import Leases
 
 SHARED_RUN = Path(__file__).with_name("shared_run.py")
@@ -84,6 +84,39 @@ def test_a_run_moves_from_one_executor_to_the_other(paint, tmp_path):
     shared = best_of_n(None, None, "a", run_dir=tmp_path, executor=SharedDir(Painter, Reader, workers=0), **ask)
     joined.join()
     assert shared == best_of_n(Painter(), Reader(), "a", **ask)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("prune", [None, Halving(pilot=4)], ids=str)
+def test_a_shared_run_of_many_prompts_gives_what_a_local_one_gives(tmp_path, prune, workers):
+    ask = {"n": 16, "budget": 40, "keep": 2, "batch_size": 4, "stop": Threshold(950), "prune": prune}
+    prompts = ["a", "b", "c", "a"]
+    executor = SharedDir(Painter, Reader, workers=0)
+    joined = Joined(tmp_path / "run", workers)
+    shared = best_of_n_many(None, None, prompts, run_dir=tmp_path / "run", executor=executor, **ask)
+    joined.join()
+    local = best_of_n_many(Painter(), Reader(), prompts, **ask)
+    assert [(one.candidates, one.stopped) for one in shared] == [(one.candidates, one.stopped) for one in local]
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"run.json", "lock", *(f"{i:05d}" for i in range(4))}
+    assert best_of_n_many(None, None, prompts, run_dir=tmp_path / "run", executor=executor, **ask) == shared
+
+
+def test_a_run_of_many_prompts_moves_between_executors(tmp_path):
+    ask = {"n": 16, "budget": 40, "batch_size": 4, "run_dir": tmp_path}
+    prompts, seen = ["a", "b", "c"], []
+
+    def interrupt(progress):
+        seen.append(progress)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        best_of_n_many(Painter(), Reader(), prompts, on_progress=interrupt, **ask)
+    executor = SharedDir(Painter, Reader, workers=0)
+    joined = Joined(tmp_path, 2)
+    shared = best_of_n_many(None, None, prompts, executor=executor, **ask)
+    joined.join()
+    assert shared == best_of_n_many(Painter(), Reader(), prompts, **ask | {"run_dir": None})
 
 
 def drive(run_dir, log, n, stop):

@@ -1,6 +1,6 @@
 import pytest
 
-from sana_train.folders import replace_folder
+from sana_train.folders import replace_file, replace_folder
 
 
 def names(folder):
@@ -36,3 +36,16 @@ def test_the_folder_is_found_by_its_own_name_while_it_is_written(tmp_path):
     seen = []
     replace_folder(tmp_path / "model", lambda new: seen.append(new.name))
     assert seen == ["model"]
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    for content in (b"first", b"second"):
+        replace_file(tmp_path / "plan", content)
+    assert (tmp_path / "plan").read_bytes() == b"second"
+    assert names(tmp_path) == ["plan"]
+
+
+def test_a_file_in_no_folder_leaves_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        replace_file(tmp_path / "none" / "plan", b"x")
+    assert names(tmp_path) == []

@@ -24,6 +24,9 @@ def generate(
     seed: Annotated[int, typer.Option(help="Seed of the first picture of each prompt.")] = 0,
     seeds: Annotated[str | None, typer.Option(metavar="S,S...", help="The seeds themselves, instead.")] = None,
     number: Annotated[int, typer.Option("-n", min=1, help="Pictures per prompt: seeds s .. s+n-1.")] = 1,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="REPO[:SCALE]", help="LoRA file, folder or Hub id; may be repeated.")
+    ] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, such as 1024x768.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     cfg: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
@@ -45,6 +48,7 @@ def generate(
         paths = _paths(out, jobs)
         width, height = parsed_size(size)
         torch_dtype = parsed_dtype(dtype)
+        loras = [_lora(text) for text in lora or []]
         from transformers.utils import logging
 
         from sana.pipeline import SanaPipeline
@@ -56,8 +60,11 @@ def generate(
         pipeline = SanaPipeline.from_pretrained(
             model, device=device, dtype=torch_dtype, quantize=_quantization(quantize), offload=offload
         )
+        for source, scale in loras:
+            pipeline.load_lora(source, scale=scale)
         settings = {
             "model": model,
+            **({"loras": dict(loras)} if loras else {}),
             "steps": pipeline.facts.steps_for(pipeline.is_sprint) if steps is None else steps,
             "guidance_scale": pipeline.facts.guidance_scale if cfg is None else cfg,
             "negative_prompt": negative,
@@ -98,6 +105,15 @@ def _seeds(first: int, given: str | None, number: int) -> list[int]:
         return [int(text) for text in given.split(",")]
     except ValueError:
         raise ValueError(f"--seeds is {given!r}; give whole numbers with commas, such as 0,1,7") from None
+
+
+def _lora(text: str) -> tuple[str, float]:
+    """Take "style.safetensors:0.8" apart; what is behind a colon and no number, as on Windows, is part of the path."""
+    source, colon, scale = text.rpartition(":")
+    try:
+        return (source, float(scale)) if colon else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 def parsed_size(text: str | None) -> tuple[int | None, int | None]:

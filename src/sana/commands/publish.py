@@ -1,11 +1,13 @@
 """sana publish: a model folder to the Hub, after a look at every file and the card."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from sana.commands.messages import messages
+
+Existing = Literal["refuse", "update", "replace"]
 
 
 def publish(
@@ -14,7 +16,7 @@ def publish(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show files, sizes and card; upload nothing.")] = False,
     existing: Annotated[
-        str, typer.Option(help="A repository with other files: refuse, update (they stay) or replace them.")
+        Existing, typer.Option(help="A repository with other files: refuse, update (they stay) or replace them.")
     ] = "refuse",
     tag: Annotated[str | None, typer.Option(help="Name for the new revision, such as v1.0.")] = None,
     licence: Annotated[
@@ -30,7 +32,7 @@ def publish(
     """Publish a model: nothing is uploaded unless all of it is fit to be."""
     with messages():
         from sana.publication import CARD, inspect_folder
-        from sana.publishing import Existing, publish
+        from sana.publishing import publish
 
         card = None
         if licence is not None:
@@ -56,5 +58,4 @@ def publish(
         if dry_run:
             print(f"\n{CARD}:\n\n{publication.card}")
             return
-        choice: Existing = existing  # type: ignore[assignment] - publish says what is allowed
-        print(publish(publication, repo, private=private, existing=choice, tag=tag))
+        print(publish(publication, repo, private=private, existing=existing, tag=tag))

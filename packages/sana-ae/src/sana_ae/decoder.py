@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sana_ae.blocks import EfficientViTBlock, ResBlock, activate
+from sana_ae.blocks import EfficientViTBlock, ResBlock
 from sana_ae.config import DCAEConfig
 from sana_ae.norm import RMSNorm2d
 from sana_ae.resample import Upsample, duplicate_channels
@@ -38,7 +38,7 @@ class Decoder(nn.Module):
 
     def to_image(self, x: torch.Tensor) -> torch.Tensor:
         """Turn the features of the largest stage into an image (B, 3, H, W)."""
-        x = activate(self.norm_out(x), self.act)
+        x = self.norm_out(x, act=self.act)
         image: torch.Tensor = self.conv_out(x)
         return image
 

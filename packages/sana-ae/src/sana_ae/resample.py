@@ -23,7 +23,7 @@ class Downsample(nn.Module):
         """Bring x (B, C, H, W) to (B, C', H/2, W/2)."""
         h: torch.Tensor = self.conv(x)
         if self.unshuffle:
-            h = F.pixel_unshuffle(h, 2)  # (B, C', H/2, W/2)
+            h = pixel_unshuffle(h)  # (B, C', H/2, W/2)
         return h.add_(space_to_channel(x, h.shape[1])) if self.shortcut else h
 
 
@@ -41,7 +41,7 @@ class Upsample(nn.Module):
         if self.interpolate:
             h = nearest_then_convolve(x, self.conv.weight, self.conv.bias)  # (B, C', 2H, 2W)
         else:
-            h = F.pixel_shuffle(self.conv(x), 2)  # (B, C', 2H, 2W)
+            h = pixel_shuffle(self.conv(x))  # (B, C', 2H, 2W)
         return h.add_(channel_to_space(x, h.shape[1])) if self.shortcut else h
 
 
@@ -57,6 +57,28 @@ def nearest_then_convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Ten
     return F.conv_transpose2d(x, kernel.transpose(0, 1), bias, stride=2, padding=1)
 
 
+def pixel_unshuffle(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) to (B, 4C, H/2, W/2), channels-last on every device: PyTorch's own is so on a CPU only."""
+    return F.pixel_unshuffle(x, 2) if x.device.type == "cpu" else permuted_unshuffle(x)
+
+
+def permuted_unshuffle(x: torch.Tensor) -> torch.Tensor:
+    """`pixel_unshuffle` by a permutation of channels-last cells."""
+    cells = torch.unflatten(torch.unflatten(x.movedim(1, -1), 2, (-1, 2)), 1, (-1, 2))  # (B, H/2, 2, W/2, 2, C)
+    return cells.permute(0, 1, 3, 5, 2, 4).flatten(3).movedim(-1, 1)  # (B, 4C, H/2, W/2)
+
+
+def pixel_shuffle(x: torch.Tensor) -> torch.Tensor:
+    """(B, 4C, H, W) to (B, C, 2H, 2W), the inverse."""
+    return F.pixel_shuffle(x, 2) if x.device.type == "cpu" else permuted_shuffle(x)
+
+
+def permuted_shuffle(x: torch.Tensor) -> torch.Tensor:
+    """`pixel_shuffle` by a permutation of channels-last cells."""
+    cells = torch.unflatten(x.movedim(1, -1), -1, (-1, 2, 2))  # (B, H, W, C, 2, 2)
+    return cells.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2).movedim(-1, 1)  # (B, C, 2H, 2W)
+
+
 def space_to_channel(x: torch.Tensor, channels: int) -> torch.Tensor:
     """average_channels(pixel_unshuffle(x, 2), channels), by fewer copies where the channels stay or double."""
     if channels == x.shape[1]:  # a group is one 2x2 cell
@@ -64,7 +86,7 @@ def space_to_channel(x: torch.Tensor, channels: int) -> torch.Tensor:
     if channels == 2 * x.shape[1]:  # a group is one row of a cell
         rows = torch.unflatten(F.avg_pool2d(x, (1, 2)).movedim(1, -1), 1, (-1, 2))  # (B, H/2, 2, W/2, C)
         return rows.permute(0, 1, 3, 4, 2).flatten(3).movedim(-1, 1)  # (B, 2C, H/2, W/2)
-    return average_channels(F.pixel_unshuffle(x, 2), channels)
+    return average_channels(pixel_unshuffle(x), channels)
 
 
 def channel_to_space(x: torch.Tensor, channels: int) -> torch.Tensor:
@@ -74,7 +96,7 @@ def channel_to_space(x: torch.Tensor, channels: int) -> torch.Tensor:
     if 2 * channels == x.shape[1]:
         rows = torch.unflatten(x.movedim(1, -1), -1, (channels, 2)).permute(0, 1, 4, 2, 3)  # (B, H, 2, W, C/2)
         return F.interpolate(rows.flatten(1, 2).movedim(-1, 1), scale_factor=(1.0, 2.0), mode="nearest")
-    return F.pixel_shuffle(duplicate_channels(x, 4 * channels), 2)
+    return pixel_shuffle(duplicate_channels(x, 4 * channels))
 
 
 def average_channels(x: torch.Tensor, channels: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ from sana_dit import ops
 from sana_dit.accelerate import accelerate_diffusers
 from sana_dit.block import SanaBlock
 from sana_dit.captions import CaptionEncoder, Captions
+from sana_dit.conditioning import Conditioning
 from sana_dit.config import (
     SANA_0_6B,
     SANA_1_5_1_6B,
@@ -18,8 +19,10 @@ from sana_dit.config import (
     SANA_SPRINT_1_6B,
     SanaConfig,
 )
-from sana_dit.guidance import guided_velocity
+from sana_dit.guidance import GuidedVelocity, guided_velocity
+from sana_dit.lora import fuse_lora, load_lora, unfuse_lora, unload_lora
 from sana_dit.ops import gated_depthwise, gated_residual, linear_attention, modulated_norm, rms_norm
+from sana_dit.quantization import Quantization, quantize_linears
 from sana_dit.sampling import (
     OnStep,
     Velocity,
@@ -31,6 +34,7 @@ from sana_dit.sampling import (
     seeded_generators,
     seeded_noise,
 )
+from sana_dit.step_graphs import StepGraphs
 from sana_dit.transformer import SanaTransformer
 
 __version__ = version("sana-dit")
@@ -47,10 +51,14 @@ __all__ = [
     "SANA_SPRINT_1_6B",
     "CaptionEncoder",
     "Captions",
+    "Conditioning",
+    "GuidedVelocity",
     "OnStep",
+    "Quantization",
     "SanaBlock",
     "SanaConfig",
     "SanaTransformer",
+    "StepGraphs",
     "Velocity",
     "__version__",
     "accelerate_diffusers",
@@ -58,14 +66,19 @@ __all__ = [
     "euler",
     "flow_dpm_solver",
     "flow_sigmas",
+    "fuse_lora",
     "gated_depthwise",
     "gated_residual",
     "guided_velocity",
     "linear_attention",
+    "load_lora",
     "modulated_norm",
     "ops",
+    "quantize_linears",
     "rms_norm",
     "scm",
     "seeded_generators",
     "seeded_noise",
+    "unfuse_lora",
+    "unload_lora",
 ]

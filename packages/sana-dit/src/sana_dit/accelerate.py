@@ -5,8 +5,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sana_dit.conditioning import Conditioning
 from sana_dit.diffusers_config import CLASS_NAME, from_diffusers_config
-from sana_dit.transformer import SanaTransformer
+from sana_dit.transformer import SanaTransformer, is_called_whole
 from sana_dit.weight_shapes import check_weights
 from sana_dit.weights import read_names
 
@@ -54,6 +55,7 @@ class DiffusersTransformer(nn.Module):
         super().__init__()
         self.model = model
         self.config = config
+        self._last_read: tuple[_Version, Conditioning] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -94,8 +96,39 @@ class DiffusersTransformer(nn.Module):
         if any(given.values()):
             names = [name for name in given if given[name]]
             raise ValueError(f"{names} cannot act on an accelerated transformer: use diffusers' own for them")
-        velocity = self.model(hidden_states, timestep, encoder_hidden_states, encoder_attention_mask, guidance=guidance)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or is_called_whole(self.model):
+            velocity = self.model(hidden_states, timestep, encoder_hidden_states, encoder_attention_mask, guidance)
+        else:
+            conditioning = self._read(encoder_hidden_states, encoder_attention_mask)
+            velocity = self.model.denoise(hidden_states, self.model.time(timestep, guidance), conditioning)
         return TransformerOutput(velocity) if return_dict else (velocity,)
+
+    def _read(self, caption: Tensor, mask: Tensor | None) -> Conditioning:
+        """What `SanaTransformer.prepare` returns: at the later steps of a picture, what it returned at the first."""
+        inputs = [caption] if mask is None else [caption, mask]
+        tensors = [*inputs, *self.model.parameters()]
+        if any(x.is_inference() for x in tensors):  # these do not count their changes
+            return self.model.prepare(caption, mask)
+        version = _Version([*inputs, self.model.adapters], [(x._version, x.data_ptr()) for x in tensors])
+        if self._last_read is None or not self._last_read[0].is_same(version):
+            self._last_read = version, self.model.prepare(caption, mask)
+        return self._last_read[1]
+
+
+class _Version(NamedTuple):
+    """What was read, kept so that nothing else takes its place in memory, and the state of all tensors.
+
+    That is captions, their mask, and the adapters they were read with, which change no weight while they are beside it.
+    """
+
+    inputs: list[object]
+    states: list[tuple[int, int]]
+
+    def is_same(self, other: "_Version") -> bool:
+        """Whether these are the same objects, and no one has written to them or to a weight since."""
+        if len(self.inputs) != len(other.inputs) or self.states != other.states:
+            return False
+        return all(a is b for a, b in zip(self.inputs, other.inputs, strict=True))
 
 
 def _adapt(transformer: Any) -> DiffusersTransformer:

@@ -7,6 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from sana_dit.conditioning import CaptionMemory
 from sana_dit.config import SanaConfig
 from sana_dit.initialization import Linear
 from sana_dit.ops import linear_attention, rms_norm
@@ -70,18 +71,36 @@ class CrossAttention(nn.Module):
         """Puts every weight back to a first value."""
         _reset(self, generator)
 
-    def forward(self, x: Tensor, caption: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Maps (B, N, D), (B, L, D) and an additive bias (B, 1, 1, L) to (B, N, D)."""
-        q, k, v = self.to_q(x), self.to_k(caption), self.to_v(caption)  # (B, N, D), (B, L, D), (B, L, D)
-        if self.norm_q is not None and self.norm_k is not None:
-            q = rms_norm(q, self.norm_q, eps=self.norm_eps)
-            k = rms_norm(k, self.norm_k, eps=self.norm_eps)
-        q, k, v = (self._heads(y) for y in (q, k, v))  # (B, heads, N or L, D / heads)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.to_out(y.transpose(1, 2).flatten(2))  # (B, N, D)
+    def forward(self, x: Tensor, caption: Tensor | CaptionMemory, bias: Tensor | None = None) -> Tensor:
+        """Maps (B, N, D), with a caption (B, L, D) and an additive bias (B, 1, 1, L) or what `read` made of them."""
+        memory = caption if isinstance(caption, CaptionMemory) else self.read(caption, bias)
+        if memory.constants is None:
+            return self._attend(x, memory)  # (B, N, D)
+        constants = memory.constants.expand(-1, x.shape[1], -1)  # (F, N, D)
+        if len(constants) == len(x):
+            return constants
+        return torch.cat([constants, self._attend(x[len(constants) :], memory)])  # (B, N, D)
+
+    def read(self, caption: Tensor, bias: Tensor | None = None, *, folded: int = 0) -> CaptionMemory:
+        """Returns what image tokens attend to: of captions (B, L, D), the first `folded` of which are one token long.
+
+        The bias (B - folded, 1, 1, L) is that of the others.
+        """
+        rest = caption[folded:]  # (A, L, D)
+        keys = self._normed(self.to_k(rest), self.norm_k)  # (A, L, D)
+        constants = self.to_out(self.to_v(caption[:folded, :1])) if folded else None  # (F, 1, D)
+        return CaptionMemory(self._heads(keys), self._heads(self.to_v(rest)), bias, constants)
+
+    def _attend(self, x: Tensor, memory: CaptionMemory) -> Tensor:
+        q = self._heads(self._normed(self.to_q(x), self.norm_q))  # (A, heads, N, D / heads)
+        y = F.scaled_dot_product_attention(q, memory.keys, memory.values, attn_mask=memory.bias)
+        return self.to_out(y.transpose(1, 2).flatten(2))  # (A, N, D)
+
+    def _normed(self, x: Tensor, weight: nn.Parameter | None) -> Tensor:
+        return x if weight is None else rms_norm(x, weight, eps=self.norm_eps)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
+        return torch.unflatten(x, 2, (self.num_heads, -1)).transpose(1, 2)
 
 
 def _norm_weight(config: SanaConfig) -> nn.Parameter | None:

@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sana_dit.attention import CrossAttention, LinearAttention
+from sana_dit.conditioning import CaptionMemory
 from sana_dit.config import SanaConfig
 from sana_dit.initialization import fill_normal
 from sana_dit.mix_ffn import GLUMBConv
@@ -27,7 +28,7 @@ class SanaBlock(nn.Module):
         self,
         x: Tensor,
         modulation: Tensor,
-        caption: Tensor,
+        caption: Tensor | CaptionMemory,
         caption_bias: Tensor | None = None,
         *,
         height: int,
@@ -38,7 +39,7 @@ class SanaBlock(nn.Module):
         Args:
             x: Image tokens (B, N, D), N = height * width.
             modulation: The time's part of shifts, scales and gates (B, 6, D).
-            caption: Caption tokens (B, L, D).
+            caption: Caption tokens (B, L, D), or what `cross_attn.read` made of them before.
             caption_bias: Added to the attention scores of the caption tokens (B, 1, 1, L).
             height: Rows of the token grid.
             width: Columns of the token grid.

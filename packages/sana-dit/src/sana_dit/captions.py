@@ -18,6 +18,7 @@ from sana_dit.caption_files import (
 )
 from sana_dit.complex_human_instruction import COMPLEX_HUMAN_INSTRUCTION
 from sana_dit.config import Compat
+from sana_dit.quantization import check_unquantized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -119,7 +120,11 @@ class CaptionEncoder:
         return encoder if device is None else encoder.to(device)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Writes text_encoder/ (with sana.json) and tokenizer/ into directory, as in diffusers' pipeline folders."""
+        """Writes text_encoder/ (with sana.json) and tokenizer/ into directory, as in diffusers' pipeline folders.
+
+        Raises ValueError if the text encoder is quantised.
+        """
+        check_unquantized(self.text_encoder)
         facts = CaptionFacts(compat=self.compat, chi=self.chi, max_tokens=self.max_tokens)
         save_caption_files(Path(directory), self.text_encoder, self.tokenizer, facts)
 

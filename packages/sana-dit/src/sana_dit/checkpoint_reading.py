@@ -43,7 +43,7 @@ def find_checkpoint(
     path = Path(repo_dir_or_file)
     if path.is_file():
         return CheckpointFiles(weights=(path,), folder=path.parent)
-    fetch = _fetcher(repo_dir_or_file, revision)
+    fetch = fetcher(repo_dir_or_file, revision)
     root = fetch(["model_index.json", "*config.json", "*sana.json", "*sana.safetensors", "*.safetensors.index*.json"])
     is_pipeline = subfolder is None and (root / "model_index.json").is_file()
     prefix = "transformer/" if is_pipeline else f"{subfolder.strip('/')}/" if subfolder else ""
@@ -97,8 +97,12 @@ _VARIANTS = {torch.bfloat16: ".bf16", torch.float16: ".fp16"}
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
-def _fetcher(repo_or_dir: str | PathLike[str], revision: str | None) -> _Fetch:
-    """Returns what makes files that match some patterns present and tells their folder."""
+def fetcher(repo_or_dir: str | PathLike[str], revision: str | None) -> _Fetch:
+    """Returns what makes files that match some patterns present and tells their folder.
+
+    Raises:
+        FileNotFoundError: It is neither a folder nor the name of a Hub repository.
+    """
     folder = Path(repo_or_dir)
     if folder.is_dir():
         return lambda patterns: folder

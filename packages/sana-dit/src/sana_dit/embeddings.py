@@ -4,6 +4,8 @@ B batch, N tokens, D width, L caption tokens.
 """
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -88,8 +90,22 @@ def _sinusoids(value: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+class TimeStates(NamedTuple):
+    """What the transformer needs of a timestep.
+
+    Attributes:
+        vector: For the final layer (B, D).
+        modulation: For all blocks, which add their own tables to it (B, 6, D).
+    """
+
+    vector: Tensor
+    modulation: Tensor
+
+
 class TimeEmbedding(nn.Module):
     """Timestep and, in Sprint, guidance to the modulation that all blocks share (adaLN-single)."""
+
+    __call__: Callable[..., TimeStates]
 
     def __init__(self, config: SanaConfig):
         super().__init__()
@@ -97,12 +113,12 @@ class TimeEmbedding(nn.Module):
         self.guidance = ScalarEmbedding(config.width) if config.guidance_embeds else None
         self.modulation = Linear(config.width, 6 * config.width, std=0.02)
 
-    def forward(self, timestep: Tensor, guidance: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, timestep: Tensor, guidance: Tensor | None) -> TimeStates:
         """Maps (B,) and (B,) or None to the time vector (B, D) and the modulation of the blocks (B, 6, D)."""
         t = self.timestep(timestep)  # (B, D)
         if self.guidance is not None:
             t = t + self.guidance(guidance)
-        return t, self.modulation(F.silu(t)).reshape(t.shape[0], 6, -1)
+        return TimeStates(t, self.modulation(F.silu(t)).reshape(t.shape[0], 6, -1))
 
 
 class CaptionEmbedding(nn.Module):

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 
+from sana_dit.cpu_linear import linear
+
 
 class Linear(nn.Linear):
     """`nn.Linear` with a zero bias and Xavier-uniform weights, or N(0, std) ones where `std` is given."""
@@ -19,6 +21,10 @@ class Linear(nn.Linear):
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True, std: float | None = None):
         self.std = std
         super().__init__(in_features, out_features, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (..., in_features) to (..., out_features)."""
+        return linear(x, self.weight, self.bias)
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Draws the weights anew."""
@@ -35,6 +41,10 @@ class ConvLinear(nn.Linear):
     """A 1x1 convolution on tokens: `nn.Linear` that starts as PyTorch starts a convolution."""
 
     __call__: Callable[..., Tensor]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (..., in_features) to (..., out_features)."""
+        return linear(x, self.weight, self.bias)
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Draws weights and bias anew, uniform within 1/sqrt(fan in)."""

@@ -26,6 +26,7 @@ from sana_dit.checkpoint_reading import (
 from sana_dit.checkpoint_writing import model_card, replacing_files, write_json, write_shards
 from sana_dit.config import Compat, SanaConfig
 from sana_dit.diffusers_config import from_diffusers_config, to_diffusers_config
+from sana_dit.quantization import check_unquantized
 from sana_dit.weight_shapes import check_weights, infer_config
 from sana_dit.weights import Checkpoint, Layout, read_names, to_diffusers, to_native
 
@@ -105,10 +106,11 @@ class Pretrained(nn.Module):
         sana.safetensors beside them. A new folder appears whole; in an existing one each file does.
 
         Raises:
-            ValueError: The layout is neither "diffusers" nor "native".
+            ValueError: The layout is neither "diffusers" nor "native", or the weights are quantised.
         """
         if layout not in get_args(Layout):
             raise ValueError(f"layout is {layout!r}; it must be one of {get_args(Layout)}")
+        check_unquantized(self)
         directory, weights = Path(directory), self.state_dict()
         with replacing_files(directory) as folder:
             if layout == "diffusers":

@@ -8,6 +8,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,8 +17,23 @@ from torch import Tensor
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """`(x (B,C,h,w) fp32, t (B,)) -> v (B,C,h,w)`, where t is the timestep that the model takes."""
 
+Step = Callable[[Tensor, int], Tensor]
+"""`(x (B,C,h,w) fp32, i) -> v (B,C,h,w)` at the i-th timestep of a schedule."""
+
 OnStep = Callable[[int, Tensor], object]
 """Called after each evaluation of the model with the step's index and the current estimate of x0 (B,C,h,w)."""
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """A velocity that can prepare for all timesteps of a sampler at once, as `guided_velocity` returns it."""
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+        """Returns the velocity at t."""
+
+    def scheduled(self, timesteps: Tensor) -> Step:
+        """Returns the steps at timesteps (steps,)."""
+
 
 TRAIN_TIMESTEPS = 1000
 SCM_FIRST_ANGLE = 1.5708  # of pure noise: pi/2 rounded up, as Sprint's checkpoints are sampled
@@ -54,10 +70,10 @@ def flow_dpm_solver(
     sigmas, timesteps = flow_sigmas(steps, shift)
     levels = [float(sigma) for sigma in sigmas]
     x = noise.float()
-    timesteps = timesteps.to(x.device)
+    step = _scheduled(velocity, timesteps.to(x.device))
     previous = x  # x0 of the step before; read from the second step on
     for i, (sigma, lower) in enumerate(pairwise(levels)):
-        v = velocity(x, timesteps[i].expand(len(x))).float()
+        v = step(x, i).float()
         x0 = x - sigma * v
         target = x0
         if 0 < i < steps - 1:
@@ -82,9 +98,9 @@ def euler(
     sigmas, timesteps = flow_sigmas(steps, shift)
     levels = [float(sigma) for sigma in sigmas]
     x = noise.float()
-    timesteps = timesteps.to(x.device)
+    step = _scheduled(velocity, timesteps.to(x.device))
     for i, (sigma, lower) in enumerate(pairwise(levels)):
-        v = velocity(x, timesteps[i].expand(len(x))).float()
+        v = step(x, i).float()
         if on_step is not None:
             on_step(i, x - sigma * v)
         x = x + (lower - sigma) * v
@@ -113,12 +129,15 @@ def scm(
             f"{len(generators)} generators for {len(noise)} samples, but each sample needs its own: "
             "pass the list that drew the noise (seeded_generators(seeds))"
         )
+    angles = _scm_angles(steps)
+    # (cos t) x0 + (sin t) noise, divided by cos t + sin t, is the flow's (1 - sigma) x0 + sigma noise.
+    sizes = angles.cos() + angles.sin()
+    sigmas = angles.sin() / sizes
     x = noise.float()
-    for i, (angle, lower) in enumerate(pairwise(_scm_angles(steps))):
-        # (cos t) x0 + (sin t) noise, divided by cos t + sin t, is the flow's (1 - sigma) x0 + sigma noise.
-        sigma = angle.sin() / (angle.cos() + angle.sin())
-        x = x / (angle.cos() + angle.sin()).item()
-        x0 = x - sigma.item() * velocity(x, sigma.to(x.device).expand(len(x))).float()
+    step = _scheduled(velocity, sigmas[:-1].to(x.device))
+    for i, lower in enumerate(angles[1:]):
+        x = x / sizes[i].item()
+        x0 = x - sigmas[i].item() * step(x, i).float()
         if on_step is not None:
             on_step(i, x0)
         # Drawn after the last step too, times sin 0: then a generator ends where diffusers leaves it.
@@ -143,6 +162,13 @@ def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int]) -> T
         raise ValueError("no seeds or generators were given, but noise needs one per sample")
     draws = [torch.randn((1, *shape), generator=g, device=g.device, dtype=torch.float32) for g in generators]
     return torch.cat(draws)
+
+
+def _scheduled(velocity: Velocity, timesteps: Tensor) -> Step:
+    """The steps at `timesteps` (steps,); a velocity with a method `scheduled` prepares itself for all of them."""
+    if isinstance(velocity, Scheduled):
+        return velocity.scheduled(timesteps)
+    return lambda x, i: velocity(x, timesteps[i].expand(len(x)))
 
 
 def _scm_angles(steps: int) -> Tensor:

@@ -80,12 +80,13 @@ def of_linear_attention(dtype: torch.dtype, tiles: Tiles, *, dim: int = 32) -> d
     heads = WIDTH // dim
     x, wide, norm = meta(BATCH, SIDE**2, heads * dim, dtype=dtype), meta(BATCH, SIDE**2, heads * dim), meta(heads * dim)
     scales, states = meta(BATCH, SIDE**2), meta(BATCH, heads, dim + 1, dim)
-    parts = meta(4, BATCH, heads, dim + 1, dim)
+    parts, factors = meta(4, BATCH, heads, dim + 1, dim), (meta(BATCH, heads, SIDE**2),) * 2
     return {
         "norm_scales": attention.scales_launch(x, scales, eps=1e-5, tiles=tiles),
         "state_parts": attention.state_launch(x, x, norm, scales, parts, tiles=tiles),
         "forward": attention.forward_launch(x, norm, scales, states, x, eps=1e-15, tiles=tiles),
-        "backward_of_query": attention.query_launch(x, x, norm, scales, states, wide, parts, eps=1e-15, tiles=tiles),
+        "backward_of_query": attention.query_launch(x, x, norm, scales, states, wide, factors, eps=1e-15, tiles=tiles),
+        "backward_of_state": attention.state_launch(x, x, norm, scales, parts, factors=factors, tiles=tiles),
         "backward_of_key": attention.key_launch(x, x, norm, scales, states, wide, x, tiles=tiles),
     }
 
@@ -199,12 +200,16 @@ def test_kernels_take_what_is_noted_and_do_not_spill(operation, architecture, dt
     }
 
 
-@pytest.mark.parametrize("dim", [16, 64, 128])
-def test_heads_of_other_dims_do_not_spill(dim, tmp_path):
-    launches = of_linear_attention(torch.bfloat16, TILES["sm_80"], dim=dim)
-    trained = [name for name in launches if name.startswith("backward") and dim < 64]  # wider ones are not dispatched
-    for name in ["state_parts", "forward", *trained]:
-        assert not complaints(compiled(launches[name], TARGETS["sm_80"], tmp_path).resources, None), name
+@pytest.mark.parametrize(
+    ("dim", "dtype", "architecture"),
+    [(32, torch.float16, "sm_90"), *((dim, torch.bfloat16, name) for dim in (16, 64, 128) for name in TARGETS)],
+    ids=lambda value: str(value).removeprefix("torch."),
+)
+def test_heads_of_other_dims_and_dtypes_do_not_spill(dim, dtype, architecture, tmp_path):
+    launches = of_linear_attention(dtype, TILES[architecture], dim=dim)
+    del launches["norm_scales"]  # which knows of no heads
+    for name, launch in launches.items():
+        assert not complaints(compiled(launch, TARGETS[architecture], tmp_path).resources, None), name
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

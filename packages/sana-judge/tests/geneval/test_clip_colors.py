@@ -33,9 +33,8 @@ def by_hand(namer, crop, name):
         return x / x.norm()
 
     def read(sentence):
-        return unit(
-            model.text_projection(model.text_model(**tokenizer(sentence, return_tensors="pt")).pooler_output)[0]
-        )
+        tokens = tokenizer(sentence, return_tensors="pt").input_ids  # in transformers 4 it has token types too
+        return unit(model.text_projection(model.text_model(tokens).pooler_output)[0])
 
     short = min(crop.size)
     crop = crop.resize((32 * crop.width // short, 32 * crop.height // short), Image.Resampling.BICUBIC)

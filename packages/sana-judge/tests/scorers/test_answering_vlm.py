@@ -83,7 +83,8 @@ def test_a_processor_without_a_chat_template_is_refused(vlm_folder, tmp_path):
 def test_a_damaged_processor_is_said(vlm_folder, tmp_path):
     folder = shutil.copytree(vlm_folder, tmp_path / "damaged")
     (folder / "tokenizer.json").write_text("{")
-    with pytest.raises(ValueError, match=r"processor in .* is missing or damaged"):
+    # transformers 4 tries to rebuild a damaged tokenizer, for which packages are missing.
+    with pytest.raises((ValueError, ImportError), match=r"processor in .* (is missing or damaged|needs more packages)"):
         AnsweringVLM.from_pretrained(folder, revision=None, device=None, dtype=None)
 
 

@@ -11,6 +11,7 @@ from sana_scale.halving import Halving, Pilot
 from sana_scale.knockout import tournament
 from sana_scale.many_prompts import best_of_n_many
 from sana_scale.protocols import Judge, PreviewingSampler, Sampler
+from sana_scale.ray_actors import Ray
 from sana_scale.result import BestOfN, Candidate, Progress
 from sana_scale.sampling import best_of_n
 from sana_scale.several_judges import Minimum, Weighted
@@ -40,6 +41,7 @@ __all__ = [
     "PreviewingSampler",
     "Progress",
     "PrunePlan",
+    "Ray",
     "Sampler",
     "SharedDir",
     "StopRule",

@@ -1,11 +1,12 @@
 """One budget for many prompts: what easy prompts do not need goes to the hard ones."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sana_scale.executors import Batch, Executor, Local, Make, check_makers
 from sana_scale.halving import Halving
 from sana_scale.memory import Memory
 from sana_scale.protocols import Judge, Sampler
@@ -15,16 +16,14 @@ from sana_scale.run_claim import claimed
 from sana_scale.sampling import OnProgress, as_rules
 from sana_scale.search import Search, Store
 from sana_scale.stopping import StopRule
-from sana_scale.streaming import streamed
-from sana_scale.units import Drawn, Judged
 
 Image = TypeVar("Image")
 Searches = list[Search[Image]]
 
 
 def best_of_n_many(
-    sample: Sampler[Image],
-    judge: Judge[Image],
+    sample: Sampler[Image] | None,
+    judge: Judge[Image] | None,
     prompts: Sequence[str],
     *,
     n: int,
@@ -35,13 +34,15 @@ def best_of_n_many(
     run_dir: str | Path | None = None,
     stop: StopRule | Sequence[StopRule] | None = None,
     prune: Halving | None = None,
+    executor: Executor | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[BestOfN[Image]]:
     """`best_of_n` of each prompt, at most `n` images each and at most `budget` images together.
 
     It goes in rounds: every prompt that is not stopped yet gets one batch, the one with the lowest best score first.
     A prompt that `stop` ends leaves its share to the others; the run ends when no whole batch is left in the budget.
-    Who gets what depends on scores of earlier rounds alone, so a run that was killed goes on as if it had not been.
+    Who gets what depends on scores of earlier rounds alone, so a run that was killed goes on as if it had not been, and
+    executors do not change it: within a round each prompt's batch can be made by another worker.
 
     The arguments are those of `best_of_n`, and `budget`, by default `n` for every prompt. `on_progress` is called with
     the `Progress` of the prompt whose batch was judged. Returns a result per prompt, in their order.
@@ -49,6 +50,8 @@ def best_of_n_many(
     Raises:
         ValueError: no prompts, or a budget that does not give every prompt `keep` images; else as `best_of_n`.
     """
+    executor = executor or Local()
+    check_makers(executor, sample, judge, run_dir)
     if isinstance(prompts, str) or not prompts:
         raise ValueError(f"prompts={prompts!r} must be a list with at least one prompt")
     first = Request(
@@ -59,16 +62,27 @@ def best_of_n_many(
     _check_budget(budget, first, len(prompts))
     with _opened(run_dir, requests, budget) as stores:
         searches = [Search[Image](*pair, sample, judge) for pair in zip(requests, stores, strict=True)]
-        spent = 0
-        while batches := next_round(searches, budget - spent):
-            spent += sum(len(search.request.seeds(index)) for search, index in batches)
-            _run_round(batches, on_progress)
+        if any(store.outcome() is None for store in stores):
+            with executor.working(searches, None if run_dir is None else Path(run_dir)) as make:
+                _run(searches, make, budget, on_progress)
         for search in searches:
             search.tally.end(f"the budget of {budget} images for all prompts")
         return [search.result() for search in searches]
 
 
-def next_round(searches: Searches[Image], left: int) -> list[tuple[Search[Image], int]]:
+def _run(searches: Searches[Image], make: Make, budget: int, on_progress: OnProgress | None) -> None:
+    """Round after round, until every search is full or the budget spent."""
+    spent = 0
+    while batches := next_round(searches, budget - spent):
+        spent += sum(len(search.request.seeds(index)) for search, index in batches)
+        with closing(make(batches)) as units:
+            for search, judged in units:
+                search.take_in(judged)
+                if on_progress:
+                    on_progress(search.progress())
+
+
+def next_round(searches: Searches[Image], left: int) -> list[Batch]:
     """The next batch of every search that is not full, hardest first, as far as the budget goes."""
     active = [search for search in searches if not search.tally.full]
     if active and active[0].tally.units:
@@ -81,23 +95,6 @@ def next_round(searches: Searches[Image], left: int) -> list[tuple[Search[Image]
             break
         chosen.append((search, index))
     return chosen
-
-
-def _run_round(batches: list[tuple[Search[Image], int]], on_progress: OnProgress | None) -> None:
-    """Draw and judge one batch of each search, the judge one batch behind."""
-
-    def draw(batch: tuple[Search[Image], int]) -> tuple[Search[Image], Drawn[Image] | Judged[Image]]:
-        search, index = batch
-        return search, search.draw(index)
-
-    def judge(drawn: tuple[Search[Image], Drawn[Image] | Judged[Image]]) -> tuple[Search[Image], Judged[Image]]:
-        search, images = drawn
-        return search, search.judge(images)
-
-    for search, judged in streamed(batches, draw, judge):
-        search.take_in(judged)
-        if on_progress:
-            on_progress(search.progress())
 
 
 def _check_budget(budget: int, request: Request, prompts: int) -> None:
@@ -117,8 +114,10 @@ def _opened(run_dir: str | Path | None, requests: list[Request], budget: int) ->
         yield [Memory() for _ in requests]
         return
     from sana_scale.run_directory import RunDirectory  # needs Pillow
+    from sana_scale.shared_run import many_folders
 
     shared = requests[0].described() | {"prompt": None}
     description = shared | {"prompts": [request.prompt for request in requests], "budget": budget}
     with claimed(Path(run_dir), description):
-        yield [RunDirectory(Path(run_dir) / f"{place:05d}", request) for place, request in enumerate(requests)]
+        folders = many_folders(Path(run_dir), len(requests))
+        yield [RunDirectory(*pair) for pair in zip(folders, requests, strict=True)]

@@ -5,7 +5,7 @@ units/000012/          one judged batch, renamed into place whole: unit.json and
 result.json            the outcome, once there is one
 best-01-seed-17.png    the kept images
 lock                   held by the driver while it runs
-leases/                what workers are at
+wanted.json, leases/   what workers are to do, and what they are at
 """
 
 import json

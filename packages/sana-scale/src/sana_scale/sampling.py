@@ -5,7 +5,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sana_scale.executors import Executor, Local
+from sana_scale.executors import Executor, Local, check_makers
 from sana_scale.halving import Halving
 from sana_scale.memory import Memory
 from sana_scale.protocols import Judge, Sampler
@@ -51,7 +51,8 @@ def best_of_n(
         stop: a rule, or several of which the first to hold ends the run, though never before `keep` images. Rules see
             scores in the order of seeds; images of later seeds that are there already are left out of the result.
         prune: give up on images that look bad half-way; the sampler needs the method of `PreviewingSampler`.
-        executor: where to work, `Local()` by default. `SharedDir` makes its own sampler and judge: pass None for both.
+        executor: where to work, `Local()` by default. `SharedDir` and `Ray` make their own sampler and judge: pass None
+            for both.
         on_progress: called with `Progress` after each batch.
 
     Raises:
@@ -62,24 +63,25 @@ def best_of_n(
         OSError: the disk is full, say. The run directory is whole, and the same call goes on.
     """
     executor = executor or Local()
-    _check_makers(executor, sample, judge, run_dir)
+    check_makers(executor, sample, judge, run_dir)
     request = Request(prompt=prompt, n=n, keep=keep, seed=seed, batch_size=batch_size, stop=as_rules(stop), prune=prune)
     with opened(run_dir, request) as store:
         search = Search[Any](request, store, sample, judge)
         if store.outcome() is None:
-            run(search, executor, on_progress)
+            _run(search, executor, None if run_dir is None else Path(run_dir), on_progress)
         return search.result()
 
 
-def run(search: Search[Image], executor: Executor, on_progress: OnProgress | None) -> None:
+def _run(search: Search[Image], executor: Executor, run_dir: Path | None, on_progress: OnProgress | None) -> None:
     """Take in units until the search is full."""
     search.resume()
     if on_progress and search.tally.units:
         on_progress(search.progress())
     if search.tally.full:
         return
-    with closing(executor.judged(search)) as units:
-        for judged in units:
+    wanted = ((search, index) for index in search.pending)
+    with executor.working([search], run_dir) as make, closing(make(wanted)) as units:
+        for _, judged in units:
             search.take_in(judged)
             if on_progress:
                 on_progress(search.progress())
@@ -105,13 +107,3 @@ def opened(run_dir: str | Path | None, request: Request) -> Iterator[Store[Any]]
 
     with RunDirectory(run_dir, request).driven() as directory:
         yield directory
-
-
-def _check_makers(executor: Executor, sample: object, judge: object, run_dir: str | Path | None) -> None:
-    if executor.brings_its_own:
-        if run_dir is None:
-            raise ValueError(f"{type(executor).__name__} works through a run directory: give run_dir=")
-        if sample is not None or judge is not None:
-            raise ValueError(f"{type(executor).__name__} makes its own sampler and judge: pass None for both")
-    elif not callable(sample) or not callable(judge):
-        raise TypeError(f"a sampler and a judge must be callable, got {sample!r} and {judge!r}")

@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
-from sana_scale.halving import Pilot, draw_with_looks
-from sana_scale.judging import CheckedJudge, checked_images
+from sana_scale.batch_work import draw_batch, judge_batch
+from sana_scale.halving import Pilot
+from sana_scale.judging import CheckedJudge
 from sana_scale.protocols import Judge, PreviewingSampler, Sampler
 from sana_scale.ranking import entering
 from sana_scale.request import Request
 from sana_scale.result import BestOfN, Candidate, Progress
 from sana_scale.tally import Tally
-from sana_scale.units import Drawn, Judged, Look, Unit
+from sana_scale.units import Drawn, Judged, Order, Unit
 
 Image = TypeVar("Image")
 
@@ -51,7 +53,7 @@ class Search(Generic[Image]):
         self.tally = Tally(request)
         self._sample = sample
         self._judge = None if judge is None else CheckedJudge(judge)
-        self._waiting = 0  # images drawn that are not taken in yet
+        self._waiting: dict[int, int] = {}  # images drawn here of units that are not stored yet
         self._started = time.monotonic()
 
     def resume(self) -> None:
@@ -68,34 +70,32 @@ class Search(Generic[Image]):
         """Whether a unit cannot be drawn before those before it are taken in: pruning is decided by the pilot."""
         return self.request.prune is not None and index >= self.request.pilot_units and self.tally.pilot is None
 
+    def order(self, index: int) -> Order:
+        """What is to be drawn as a unit."""
+        at, keep = self.tally.looks(index)
+        seeds = tuple(self.request.seeds(index))
+        return Order(index=index, prompt=self.request.prompt, seeds=seeds, at=at, keep=keep)
+
     def draw(self, index: int) -> Drawn[Image] | Judged[Image]:
         """Draw a unit, half-way pruned if so asked."""
         if unit := self.store.recorded(index):
             return Judged(unit=unit)
         assert self._sample is not None
         assert self._judge is not None
-        seeds = list(self.request.seeds(index))
-        at, keep = self.tally.looks(index)
-        looks: tuple[Look, ...] = ()
-        if at:
-            assert isinstance(self._sample, PreviewingSampler)
-            score = self._judge.patiently
-            finished, looks = draw_with_looks(self._sample, score, self.request.prompt, seeds, at=at, keep=keep)
-            seeds, images = [seed for seed, _ in finished], [image for _, image in finished]
-        else:
-            images = checked_images(self._sample, self.request.prompt, seeds)
-        self._waiting += len(seeds)
-        return Drawn(index=index, seeds=tuple(seeds), images=images, looks=looks)
+        drawn = draw_batch(self._sample, self._judge.patiently, self.order(index))
+        self._waiting[index] = len(drawn.seeds)
+        return drawn
 
     def judge(self, drawn: Drawn[Image] | Judged[Image]) -> Judged[Image]:
         """Score a unit's images."""
         if isinstance(drawn, Judged):
             return drawn
         assert self._judge is not None
-        scores = self._judge(self.request.prompt, drawn.images, drawn.seeds)
-        seconds = time.monotonic() - self._started
-        unit = Unit(index=drawn.index, seeds=drawn.seeds, scores=tuple(scores), looks=drawn.looks, seconds=seconds)
-        return Judged(unit=unit, images=drawn.images)
+        return self.stamped(judge_batch(self._judge, self.request.prompt, drawn))
+
+    def stamped(self, judged: Judged[Image]) -> Judged[Image]:
+        """The same with the age of the run, which whoever judged it may not know."""
+        return replace(judged, unit=replace(judged.unit, seconds=time.monotonic() - self._started))
 
     def take_in(self, judged: Judged[Image]) -> None:
         """Store a unit and count it; units come in their order."""
@@ -107,16 +107,15 @@ class Search(Generic[Image]):
     def put(self, judged: Judged[Image]) -> None:
         """Store a unit, with those of its images that may still win, unless it comes from the store."""
         unit = judged.unit
-        if judged.images:
+        if judged.images is not None:
             may_win = entering(self.tally.podium, zip(unit.seeds, unit.scores, strict=True))
-            pairs = zip(unit.seeds, judged.images, strict=True)
-            self.store.put(unit, {seed: image for seed, image in pairs if seed in may_win})
-            self._waiting -= len(unit.seeds)
+            self.store.put(unit, {seed: judged.images[seed] for seed in unit.seeds if seed in may_win})
+            self._waiting.pop(unit.index, None)
 
     def progress(self) -> Progress:
         """How far it is."""
         seed, score = self.tally.podium.best
-        drawn = self.tally.drawn + self._waiting
+        drawn = self.tally.drawn + sum(self._waiting.values())
         return Progress(
             prompt=self.request.prompt,
             judged=len(self.tally.scores),
@@ -130,7 +129,7 @@ class Search(Generic[Image]):
         """The outcome, which the store then keeps."""
         if self.store.outcome() is None:
             past_the_stop = map(self.store.recorded, range(len(self.tally.units), self.request.units))
-            in_vain = self._waiting + sum(len(unit.seeds) for unit in past_the_stop if unit)
+            in_vain = sum(self._waiting.values()) + sum(len(unit.seeds) for unit in past_the_stop if unit)
             self.store.finish(self.tally.summary(in_vain))
         outcome, images = self.store.outcome(), self.store.kept()
         assert outcome is not None

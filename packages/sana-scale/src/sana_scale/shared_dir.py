@@ -2,21 +2,23 @@
 
 import pickle
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from sana_scale.executors import Batch, Make
 from sana_scale.leases import Leases
 from sana_scale.protocols import Judge, Sampler
-from sana_scale.request import Request
-from sana_scale.run_claim import read_description
 from sana_scale.search import Search
 from sana_scale.streaming import streamed
-from sana_scale.units import Judged
+from sana_scale.units import Drawn, Judged
 from sana_scale.worker_processes import WorkerProcesses
 
-Image = TypeVar("Image")
+if TYPE_CHECKING:
+    from sana_scale.shared_run import SharedRun
+
 POLL_SECONDS = 0.05
 
 
@@ -42,32 +44,46 @@ class SharedDir:
     def __post_init__(self) -> None:
         if self.workers < 0 or not self.lease_seconds > 0:
             raise ValueError(f"workers={self.workers} must be at least 0, lease_seconds={self.lease_seconds} above 0")
-        try:
-            pickle.dumps((self.make_sampler, self.make_judge))
-        except Exception as error:
-            raise TypeError(
-                f"{self.make_sampler!r} and {self.make_judge!r} cannot be sent to another process: "
-                "they have to be functions or classes of a module"
-            ) from error
+        check_picklable(self.make_sampler, self.make_judge)
 
     @property
     def brings_its_own(self) -> bool:
         """True: its workers make their own sampler and judge, and need a run directory."""
         return True
 
-    def judged(self, search: Search[Image]) -> Generator[Judged[Image], None, None]:
-        """Yield the pending units in their order as workers finish them."""
-        from sana_scale.run_directory import RunDirectory  # needs Pillow
+    @contextmanager
+    def working(self, searches: Sequence[Search[Any]], run_dir: Path | None) -> Iterator[Make]:
+        """Within this context the workers are up."""
+        from sana_scale.shared_run import remove_traces, write_wanted  # needs Pillow
 
-        assert isinstance(search.store, RunDirectory)
-        arguments = (search.store.path, self.make_sampler, self.make_judge, self.lease_seconds)
+        assert run_dir is not None
+        places = {id(search): place for place, search in enumerate(searches)}
+        arguments = (run_dir, self.make_sampler, self.make_judge, self.lease_seconds)
         with WorkerProcesses(_work, arguments, count=self.workers, devices=self.devices) as processes:
-            for index in search.pending:
-                while (unit := search.store.recorded(index)) is None:
-                    processes.mend()
-                    time.sleep(POLL_SECONDS)
-                processes.forgive()
-                yield Judged(unit=unit)
+
+            def make(batches: Iterable[Batch]) -> Generator[tuple[Search[Any], Judged[Any]], None, None]:
+                wanted = list(batches)
+                write_wanted(run_dir, ((places[id(search)], index) for search, index in wanted))
+                for search, index in wanted:
+                    while (unit := search.store.recorded(index)) is None:
+                        processes.mend()
+                        time.sleep(POLL_SECONDS)
+                    processes.forgive()
+                    yield search, Judged(unit=unit)
+
+            yield make
+        remove_traces(run_dir)
+
+
+def check_picklable(make_sampler: object, make_judge: object) -> None:
+    """Raise TypeError where the factories cannot be sent to another process."""
+    try:
+        pickle.dumps((make_sampler, make_judge))
+    except Exception as error:
+        raise TypeError(
+            f"{make_sampler!r} and {make_judge!r} cannot be sent to another process: "
+            "they have to be functions or classes of a module"
+        ) from error
 
 
 def work_on(
@@ -79,8 +95,9 @@ def work_on(
 ) -> None:
     """Join a run, from any machine that sees its directory, and leave when there is nothing left to do.
 
-    It returns when the run is finished, or when every batch is done; the driver is the `best_of_n` that started it
-    with a `SharedDir`. All workers of a run should have the same `lease_seconds`.
+    It returns when the run is finished, or when every batch is done; the driver is the `best_of_n` or `best_of_n_many`
+    that started it with a `SharedDir`, and a worker without one waits for the next. All workers of a run should have
+    the same `lease_seconds`.
 
     Raises:
         FileNotFoundError: there is no run in `run_dir` yet.
@@ -96,24 +113,42 @@ def _work(
     lease_seconds: float,
     wanted: Callable[[], bool],
 ) -> None:
-    from sana_scale.run_directory import RunDirectory  # needs Pillow
+    from sana_scale.shared_run import LEASES, SharedRun  # needs Pillow
 
-    description = read_description(path)
-    request = Request.from_description(description)
-    store = RunDirectory(path, request, description)
-    search: Search[Any] = Search(request, store, make_sampler(), make_judge())
-    leases = Leases(path / "leases", seconds=lease_seconds)
+    run = SharedRun.opened(path, make_sampler(), make_judge())
+    leases = Leases(path / LEASES, seconds=lease_seconds)
     with leases.kept_alive():
-        while wanted() and store.outcome() is None:
+        while wanted() and not run.over:
             # Where all that is left is leased to others this is empty, and what was judged is stored before the nap.
-            for judged in streamed(_free_units(search, leases, wanted), search.draw, search.judge):
+            for (search, _, number), judged in streamed(_free_units(run, leases, wanted), _draw, _judge):
                 if not _stored(search, judged):
                     return
-                leases.release(judged.unit.index)
-            search.resume()
-            if search.tally.full:
+                leases.release(number)
+            if run.complete:
                 return
             time.sleep(POLL_SECONDS)
+
+
+_Leased = tuple[Search[Any], int, int]
+
+
+def _free_units(run: "SharedRun", leases: Leases, wanted: Callable[[], bool]) -> Iterator[_Leased]:
+    """Units that nobody works on, leased, from the front, as long as there are any and the run goes on."""
+    while wanted() and not run.over:
+        taken = next((unit for unit in run.free() if leases.take(unit[2])), None)
+        if taken is None:
+            return
+        yield taken
+
+
+def _draw(unit: _Leased) -> tuple[_Leased, Drawn[Any] | Judged[Any]]:
+    search, index, _ = unit
+    return unit, search.draw(index)
+
+
+def _judge(drawn: tuple[_Leased, Drawn[Any] | Judged[Any]]) -> tuple[_Leased, Judged[Any]]:
+    unit, images = drawn
+    return unit, unit[0].judge(images)
 
 
 def _stored(search: Search[Any], judged: Judged[Any]) -> bool:
@@ -125,14 +160,3 @@ def _stored(search: Search[Any], judged: Judged[Any]) -> bool:
             raise
         return False
     return True
-
-
-def _free_units(search: Search[Any], leases: Leases, wanted: Callable[[], bool]) -> Iterator[int]:
-    """Units that nobody works on, leased, from the front, as long as there are any and the run goes on."""
-    while wanted() and search.store.outcome() is None:
-        search.resume()
-        free = (index for index in search.pending if not search.waits(index) and search.store.recorded(index) is None)
-        taken = next((index for index in free if leases.take(index)), None)
-        if taken is None:
-            return
-        yield taken

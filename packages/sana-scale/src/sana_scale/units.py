@@ -1,10 +1,21 @@
-"""Units of work: a batch of seeds, what was made of it, and the record that stays of it."""
+"""Units of work: a batch of seeds to draw, what was made of it, and the record that stays of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Self, TypeVar
 
 Image = TypeVar("Image")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """A batch that is to be drawn: seeds of a prompt, and the looks at which only the best part `keep` goes on."""
+
+    index: int
+    prompt: str
+    seeds: tuple[int, ...]
+    at: tuple[float, ...] = ()
+    keep: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +83,7 @@ class Drawn(Generic[Image]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged(Generic[Image]):
-    """A unit's record with the images it is about; without images where they are on the disk already."""
+    """A unit's record with its images by their seeds, all or those that may still win; None where they are stored."""
 
     unit: Unit
-    images: Sequence[Image] = ()
+    images: Mapping[int, Image] | None = None

@@ -32,6 +32,18 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(staging, ignore_errors=True)
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Let `path` hold `content`: readers see the old file or the new one, and a failed write leaves the old one."""
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write_synced(staging, content)
+        staging.replace(path)
+    except BaseException:
+        staging.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Write a file and have it on the disk."""
     with path.open("wb") as file:

@@ -17,8 +17,7 @@ from sana_judge.vila.prompt import Question, QuestionWriter
 PICTURE = -1
 PADDING = -2
 
-# Prompts that are not turned into tokens again: rendering the chat template takes longer than reading the picture.
-REMEMBERED = 65_536
+REMEMBERED = 65_536  # prompts that are not turned into tokens again
 
 
 @dataclass(frozen=True, slots=True)

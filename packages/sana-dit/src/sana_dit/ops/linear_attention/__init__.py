@@ -1,6 +1,5 @@
 """ReLU linear attention (SANA, equation 2): fused where Triton can, else plain PyTorch."""
 
-import torch
 from torch import Tensor
 
 from sana_dit.ops.implementation import can_fuse
@@ -10,7 +9,6 @@ from sana_dit.ops.tiles import MAX_ROW
 __all__ = ["linear_attention"]
 
 _HEAD_DIMS = (16, 32, 64, 128)
-_TRAINED_HEAD_DIMS = (16, 32)  # the backward of wider heads would spill their states from registers
 _OFFSETS = 2**31  # kernels count the elements of a sample in 32 bits
 
 
@@ -42,10 +40,8 @@ def linear_attention(
             sum in float32 either way.
     """
     weights = [weight for weight in (q_norm, k_norm) if weight is not None]
-    trains = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *weights))
-    head_dims = _TRAINED_HEAD_DIMS if trains else _HEAD_DIMS
     fits = q.shape == k.shape == v.shape and q.dtype == k.dtype == v.dtype and q.dim() == 3
-    fits = fits and q.shape[2] in [num_heads * size for size in head_dims] and q.shape[2] <= MAX_ROW
+    fits = fits and q.shape[2] in [num_heads * size for size in _HEAD_DIMS] and q.shape[2] <= MAX_ROW
     fits = fits and q.shape[1] * q.shape[2] < _OFFSETS and all(weight.shape == q.shape[2:] for weight in weights)
     if fits and can_fuse(q, k, v, *weights):
         from sana_dit.ops.linear_attention import fused

@@ -1,9 +1,10 @@
 """Linear attention in two passes, its states and sums in float32, with its gradients.
 
 Bytes per element of q in 16 bits, norms included: 12 forward (q and k for the norms' scales, k and v for the states, q
-and the output) and 8 without norms, where plain PyTorch, in float32, moves about 100; 32 backward, 16 without norms.
-States of 256 tokens add 15 % to what is read of k and v. Launches: 3 forward and 2 more for norms; 3 backward and 2
-for each norm.
+and the output) and 8 without norms, where plain PyTorch, in float32, moves about 100; 38 backward, 18 without norms.
+States of 256 tokens add 15 % to what is read of k and v. Launches: 3 forward and 2 more for norms; 4 backward and 2
+for each norm. The backward reads q and the upstream gradient twice, 4 bytes: one kernel that gives the gradients of the
+queries and of their state holds two states, and spills from heads of 64 on.
 """
 
 from math import ceil
@@ -17,7 +18,10 @@ from sana_dit.ops.linear_attention import kernels
 from sana_dit.ops.rms_norm.fused import gradients as norm_gradients
 from sana_dit.ops.tiles import Tiles, row_block, tiles_of
 
+Factors = tuple[Tensor, Tensor]  # 1 / normaliser and the normaliser's gradient (B, heads, N) in float32
+
 _SUMMED_TOKENS = 256  # of a program that writes a state: 280 programs for 1024 tokens of 70 heads
+_SLICE = 32  # rows or columns of a state that the backward multiplies by at once: a whole one of 128 would spill
 
 
 def linear_attention(
@@ -87,12 +91,13 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     grad, q, k, v, tiles = grad.contiguous(), q.contiguous(), k.contiguous(), v.contiguous(), tiles_of(q.device)
     states, q_scales, k_scales = saved
-    parts = _parts(q, states.shape[1])
+    parts, factors = _parts(q, states.shape[1]), _factors(q, states.shape[1])
     # What a norm's gradient continues from stays in float32, as in plain PyTorch.
     q_grad = torch.empty_like(q, dtype=q.dtype if q_norm is None else torch.float32)
     k_grad = torch.empty_like(k, dtype=k.dtype if k_norm is None else torch.float32)
     v_grad = torch.empty_like(v)
-    query_launch(grad, q, q_norm, q_scales, states, q_grad, parts, eps=eps, tiles=tiles).run()
+    query_launch(grad, q, q_norm, q_scales, states, q_grad, factors, eps=eps, tiles=tiles).run()
+    state_launch(q, grad, q_norm, q_scales, parts, factors=factors, tiles=tiles).run()
     key_launch(k, v, k_norm, k_scales, _sum(parts), k_grad, v_grad, tiles=tiles).run()
     q_grad, q_norm_grad = _through_norm(q_grad, q, q_norm, norm_eps)
     k_grad, k_norm_grad = _through_norm(k_grad, k, k_norm, norm_eps)
@@ -140,19 +145,22 @@ def scales_launch(x: Tensor, scales: Tensor, *, eps: float, tiles: Tiles) -> Lau
 
 
 def state_launch(
-    k: Tensor, v: Tensor, k_norm: Tensor | None, k_scales: Tensor, parts: Tensor, *, tiles: Tiles
+    k: Tensor,
+    v: Tensor,
+    k_norm: Tensor | None,
+    k_scales: Tensor,
+    parts: Tensor,
+    *,
+    factors: Factors | None = None,
+    tiles: Tiles,
 ) -> Launch:
     """For contiguous tokens, and parts (ceil(N / 256), B, heads, dim + 1, dim) in float32."""
-    arguments: dict[str, Any] = {
-        "k": k,
-        "v": v,
-        "k_norm": k_norm,
-        "k_scales": k_scales,
-        "parts": parts,
-        "tokens": k.shape[1],
-    }
+    of_values, of_keys = factors or (None, None)
+    arguments: dict[str, Any] = {"k": k, "v": v, "k_norm": k_norm, "k_scales": k_scales}
+    arguments |= {"value_factors": of_values, "key_factors": of_keys, "parts": parts, "tokens": k.shape[1]}
     constants = _constants(k, parts, k_norm, tiles)
-    return Launch(kernels.state_parts, _grid(parts), arguments, constants | _steps(constants))
+    constants |= {"FACTORED": factors is not None, "STEPS": _SUMMED_TOKENS // constants["TOKENS"]}
+    return Launch(kernels.state_parts, (parts.shape[2], parts.shape[0], parts.shape[1]), arguments, constants)
 
 
 def forward_launch(
@@ -160,9 +168,9 @@ def forward_launch(
 ) -> Launch:
     """For the same, and states (B, heads, dim + 1, dim)."""
     arguments: dict[str, Any] = {"q": q, "q_norm": q_norm, "q_scales": q_scales, "states": states, "out": out}
+    arguments |= {"tokens": q.shape[1], "eps": eps}
     constants = _constants(q, states, q_norm, tiles)
-    grid = (states.shape[1], ceil(q.shape[1] / constants["TOKENS"]), q.shape[0])
-    return Launch(kernels.forward, grid, arguments | {"tokens": q.shape[1], "eps": eps}, constants)
+    return Launch(kernels.forward, _grid(q, states, constants), arguments, constants)
 
 
 def query_launch(
@@ -172,12 +180,12 @@ def query_launch(
     q_scales: Tensor,
     states: Tensor,
     q_grad: Tensor,
-    parts: Tensor,
+    factors: Factors,
     *,
     eps: float,
     tiles: Tiles,
 ) -> Launch:
-    """For the same, and parts as of `state_launch`."""
+    """For the same; it writes the factors that `state_launch` takes for the gradient of the states."""
     arguments: dict[str, Any] = {
         "grad": grad,
         "q": q,
@@ -186,9 +194,12 @@ def query_launch(
         "states": states,
         "q_grad": q_grad,
     }
-    arguments |= {"parts": parts, "tokens": q.shape[1], "eps": eps}
+    over_normalisers, normaliser_grads = factors
+    arguments |= {"over_normalisers": over_normalisers, "normaliser_grads": normaliser_grads}
+    arguments |= {"tokens": q.shape[1], "eps": eps}
     constants = _constants(q, states, q_norm, tiles)
-    return Launch(kernels.backward_of_query, _grid(parts), arguments, constants | _steps(constants))
+    constants["COLUMNS"] = min(_SLICE, constants["DIM"])
+    return Launch(kernels.backward_of_query, _grid(q, states, constants), arguments, constants)
 
 
 def key_launch(
@@ -206,8 +217,8 @@ def key_launch(
     arguments: dict[str, Any] = {"k": k, "v": v, "k_norm": k_norm, "k_scales": k_scales, "state_grads": state_grads}
     arguments |= {"k_grad": k_grad, "v_grad": v_grad, "tokens": k.shape[1]}
     constants = _constants(k, state_grads, k_norm, tiles)
-    grid = (state_grads.shape[1], ceil(k.shape[1] / constants["TOKENS"]), k.shape[0])
-    return Launch(kernels.backward_of_key, grid, arguments, constants)
+    constants["ROWS"] = min(_SLICE, constants["DIM"])
+    return Launch(kernels.backward_of_key, _grid(k, state_grads, constants), arguments, constants)
 
 
 def _constants(x: Tensor, states: Tensor, norm: Tensor | None, tiles: Tiles) -> dict[str, Any]:
@@ -217,24 +228,25 @@ def _constants(x: Tensor, states: Tensor, norm: Tensor | None, tiles: Tiles) -> 
         # Three products of wide heads would not fit in registers.
         "PRECISION": "ieee" if precision == "tf32x3" and dim > 32 else precision,
         "DIM": dim,
-        "TOKENS": 64 if dim <= 32 else 32,
-        "num_warps": 4 if dim <= 32 else 8,
+        "TOKENS": 64 if dim <= 32 and precision != "tf32x3" else 32,
+        "num_warps": 4 if dim <= 32 else 256 // tiles.lanes,
         "num_stages": 2,
     }
 
 
-def _steps(constants: dict[str, Any]) -> dict[str, int]:
-    return {"STEPS": _SUMMED_TOKENS // constants["TOKENS"]}
-
-
-def _grid(parts: Tensor) -> tuple[int, int, int]:
-    return parts.shape[2], parts.shape[0], parts.shape[1]
+def _grid(x: Tensor, states: Tensor, constants: dict[str, Any]) -> tuple[int, int, int]:
+    return states.shape[1], ceil(x.shape[1] / constants["TOKENS"]), x.shape[0]
 
 
 def _parts(q: Tensor, num_heads: int) -> Tensor:
     batch, tokens, width = q.shape
     dim = width // num_heads
     return q.new_empty(ceil(tokens / _SUMMED_TOKENS), batch, num_heads, dim + 1, dim, dtype=torch.float32)
+
+
+def _factors(q: Tensor, num_heads: int) -> Factors:
+    first, second = (q.new_empty(q.shape[0], num_heads, q.shape[1], dtype=torch.float32) for _ in range(2))
+    return first, second
 
 
 def _sum(parts: Tensor) -> Tensor:

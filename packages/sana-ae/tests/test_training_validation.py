@@ -1,0 +1,20 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sana_ae.training import (
+    LOW_RESOLUTION_FULL,
+    AdversarialAutoencoder,
+    ReconstructionValidation,
+    reconstruction_metrics,
+)
+
+
+def test_it_measures_the_reconstructions_of_the_autoencoder(make_model):
+    images = torch.rand(3, 3, 64, 64).mul(255).byte()
+    model = AdversarialAutoencoder(make_model(), replace(LOW_RESOLUTION_FULL, resolution=64)).eval()
+    measured = ReconstructionValidation(images, batch_size=2)(model)
+    with torch.no_grad():
+        wanted = reconstruction_metrics(model["autoencoder"], images)
+    assert measured == {f"val/{name}": pytest.approx(value, rel=1e-5) for name, value in wanted.items()}

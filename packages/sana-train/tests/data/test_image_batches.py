@@ -1,0 +1,120 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from sana_train.data import AspectRatioBuckets, CaptionSampler, ImageBatches, TooManyBadSamplesError
+from sana_train.objective import DividedBatches
+
+ANY = CaptionSampler(tau=math.inf)
+
+
+@pytest.fixture
+def make_batches(manifest):
+    def make(manifest=manifest, **changes):
+        options = {"batch_size": 2, "captions": ANY}
+        return ImageBatches(manifest, AspectRatioBuckets(64, multiple=16), **options | changes)
+
+    return make
+
+
+def facts(batches, steps=range(20)):
+    return [(batch["key"], batch["caption_text"]) for batch in map(batches, steps)]
+
+
+def test_a_batch_holds_images_of_one_bucket_and_one_of_their_captions(make_batches, manifest):
+    batches = make_batches()
+    assert isinstance(batches, DividedBatches)
+    captions = dict(zip(manifest.column("key"), manifest.column("captions"), strict=True))
+    shapes = set()
+    for step in range(batches.steps_per_epoch):
+        batch = batches(step)
+        shapes.add(tuple(batch["images"].shape))
+        assert batch["images"].abs().max() <= 1
+        assert all(text in captions[key] for key, text in zip(batch["key"], batch["caption_text"], strict=True))
+    assert shapes == {(2, 3, 64, 64), (2, 3, 48, 80)}  # 48x96 is nearest to 0.6 where the table is this coarse
+
+
+def test_any_worker_count_gives_the_same_batches(make_batches):
+    expected = facts(make_batches())
+    for workers in (1, 2):
+        loader = DataLoader(Steps(make_batches()), batch_size=None, num_workers=workers)
+        assert [(batch["key"], batch["caption_text"]) for batch in loader] == expected
+
+
+class Steps(Dataset):
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, step):
+        return self.batches(step)
+
+
+def test_processes_that_share_a_batch_read_its_parts(make_batches):
+    whole, divided = make_batches(batch_size=4), make_batches(batch_size=4)
+    for step in range(whole.steps_per_epoch):
+        batch, parts = whole(step), [divided.part(step, range(start, start + 2)) for start in (0, 2)]
+        assert batch["key"] == parts[0]["key"] + parts[1]["key"]
+        assert torch.equal(batch["images"], torch.cat([part["images"] for part in parts]))
+
+
+def test_a_run_goes_on_in_the_middle_of_an_epoch_without_reading_what_came_before(make_batches, manifest):
+    expected = facts(make_batches(), range(7, 12))
+    resumed = make_batches()
+    reads = []
+    manifest.bytes_of, read = lambda record: reads.append(record.key) or read(record), manifest.bytes_of
+    assert facts(resumed, range(7, 12)) == expected
+    assert len(reads) == 2 * 5
+
+
+def test_captions_change_from_epoch_to_epoch(make_batches):
+    batches = make_batches()
+    drawn = {}
+    for step in range(6 * batches.steps_per_epoch):
+        batch = batches(step)
+        for key, text in zip(batch["key"], batch["caption_text"], strict=True):
+            drawn.setdefault(key, set()).add(text)
+    assert max(len(texts) for texts in drawn.values()) == 2
+
+
+def test_a_bad_image_is_replaced_by_another_of_its_bucket_and_listed(make_batches, manifest, dataset):
+    (dataset / "loose" / "16.png").write_bytes(b"no image" * 300)
+    batches, again = make_batches(max_skipped=0.05), make_batches(max_skipped=0.05)
+    keys = [key for step in range(batches.steps_per_epoch) for key in batches(step)["key"]]
+    assert "loose/16.png" not in keys
+    assert [sample.key for sample in batches.skipped] == ["loose/16.png"]
+    assert facts(again) == facts(batches)
+
+
+def test_too_many_bad_images_stop_the_run(make_batches, dataset):
+    for number in (16, 17):
+        (dataset / "loose" / f"{number}.png").unlink()
+    batches = make_batches(max_skipped=0.05)
+    with pytest.raises(
+        TooManyBadSamplesError, match=r"2 of 20 samples had to be skipped \(2 file missing\), and 5.00%"
+    ):
+        facts(batches)
+
+
+def test_captions_without_scores_are_said_before_training(make_batches):
+    with pytest.raises(
+        ValueError, match=r"16 images of .* have several captions and some without a score \(first shard"
+    ):
+        make_batches(captions=CaptionSampler(tau=0.1))
+
+
+def test_images_without_a_caption_are_left_out_where_captions_are_wanted(make_batches, manifest):
+    rows = [manifest[row] for row in range(len(manifest))]
+    bare = [dataclasses.replace(row, captions=(), scores=(), sources=()) for row in rows[:4]]
+    changed = manifest.with_records([*bare, *rows[4:]])
+    without = {row.key for row in bare}
+    captioned = {key for batch in facts(make_batches(changed), range(40)) for key in batch[0]}
+    assert not captioned & without
+    batches = make_batches(changed, captions=None)
+    assert {key for step in range(40) for key in batches(step)["key"]} & without
+    assert "caption_text" not in batches(0)

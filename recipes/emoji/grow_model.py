@@ -1,0 +1,83 @@
+"""A velocity model with a word table, small enough to be trained many times, and the scenes that it is trained on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from sana_dit import SanaConfig, SanaTransformer
+
+MAX_TOKENS = 12  # of an English caption; the longest has 9
+WORDS = 640
+HELD_OUT = 128
+
+
+class CaptionedVelocity(nn.Module):
+    """A transformer behind a table of words and places: `FlowMatching` gives it token ids for captions."""
+
+    def __init__(self, *, depth: int, width: int) -> None:
+        super().__init__()
+        heads = {"num_attention_heads": width // 32, "num_cross_attention_heads": width // 32}
+        config = SanaConfig(
+            num_layers=depth, cross_attention_head_dim=32, caption_channels=width, sample_size=4, qk_norm=True, **heads
+        )
+        self.words = nn.Embedding(WORDS, width)
+        self.places = nn.Parameter(torch.randn(MAX_TOKENS, width))
+        self.transformer = SanaTransformer(config)
+
+    def forward(self, latents: Tensor, timestep: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Velocity of latents (B, C, h, w) under captions given as token ids (B, L)."""
+        velocity: Tensor = self.transformer(latents, timestep, self.words(tokens) + self.places, mask)
+        return velocity
+
+
+class Scenes:
+    """Encoded scenes with English captions; a batch is a pure function of the step.
+
+    Args:
+        folder: shards of `encode_scenes`, all of them or a few; the first `HELD_OUT` scenes are for validation.
+        seed: of the order.
+        batch_size: scenes of a batch.
+    """
+
+    def __init__(self, folder: Path, *, seed: int, batch_size: int) -> None:
+        paths = sorted(folder.glob("*.safetensors"))
+        if not paths:
+            raise FileNotFoundError(f"no shards in {folder}: write them with python -m recipes.emoji.encode_scenes")
+        parts = [_read(path) for path in paths]
+        self.latents = torch.cat([latents for latents, _ in parts])
+        self.tokens = torch.cat([tokens for _, tokens in parts])
+        if len(self.latents) < HELD_OUT + batch_size:
+            raise ValueError(f"{folder} has {len(self.latents)} scenes; give {HELD_OUT + batch_size} or more")
+        self.seed = seed
+        self.batch_size = batch_size
+
+    def __call__(self, step: int) -> dict[str, Any]:
+        """The batch of one step; every epoch is in an order of its own."""
+        scenes = len(self.latents) - HELD_OUT
+        epoch, place = divmod(step, scenes // self.batch_size)
+        generator = torch.Generator().manual_seed(1000 * self.seed + epoch)
+        order = torch.randperm(scenes, generator=generator)[place * self.batch_size : (place + 1) * self.batch_size]
+        return self._batch((order + HELD_OUT).tolist())
+
+    def held_out(self) -> dict[str, Any]:
+        """The scenes that no batch holds."""
+        return self._batch(range(HELD_OUT))
+
+    def _batch(self, picked: Sequence[int]) -> dict[str, Any]:
+        tokens = self.tokens[list(picked)]
+        return {
+            "latents": self.latents[list(picked)].float(),
+            "caption": tokens.long(),
+            "caption_mask": tokens != 0,
+            "key": [str(scene) for scene in picked],
+        }
+
+
+def _read(path: Path) -> tuple[Tensor, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        scale = float(file.metadata()["scaling_factor"])
+        return file.get_tensor("latents").float() * scale, file.get_tensor("tokens")[:, 0, :MAX_TOKENS]

@@ -1,0 +1,158 @@
+"""The objects of an autoencoder's training run, made from its settings: sana_ae's objective in sana_train's loop."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from sana.autoencoder_settings import AutoencoderRun, AutoencoderSettings, PerceptionSettings
+from sana.catalog import locate
+from sana.pixels import to_pil
+from sana.png import save_png
+from sana_ae import DCAE
+from sana_ae.training import (
+    LPIPS,
+    AdversarialAutoencoder,
+    AutoencoderObjective,
+    ImageFolder,
+    ReconstructionValidation,
+    as_images,
+)
+from sana_train import Trainer
+
+SCALED_ON = 256  # images that the scale of the latents is measured on
+
+
+def make_autoencoder_trainer(
+    run: AutoencoderRun, *, device: torch.device, resume: bool = False, allow_changes: bool = False
+) -> Trainer:
+    """The trainer of a run, ready to `fit()`; see `sana.training_run.make_trainer`.
+
+    Raises:
+        FileNotFoundError: images or a checkpoint are not there.
+        ValueError: images, phase and autoencoder do not go together.
+        CheckpointError: the run cannot be resumed with these settings.
+    """
+    images = training_images(run)
+    torch.manual_seed(run.train.seed)
+    model = AdversarialAutoencoder(make_autoencoder(run.autoencoder), run.phase)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    perceptual = None if run.perception is None else _lpips(run.perception, device)
+    held_out = None if run.validation is None else _held_out(run)
+    make = Trainer.start_or_resume if resume else Trainer
+    options = {"allow_changes": allow_changes} if resume else {}
+    return make(
+        model,
+        AutoencoderObjective(run.phase, perceptual),
+        _optimizer(run),
+        images,
+        run.train,
+        validation=_validation(run, held_out, perceptual),
+        sample=_samples(run, held_out),
+        settings=_fixed(run, images),
+        **options,
+    )
+
+
+def training_images(run: AutoencoderRun) -> ImageFolder:
+    """The images of [data] in the size of the phase."""
+    return ImageFolder(
+        run.data.images,
+        size=run.phase.resolution,
+        batch_size=run.data.batch_size,
+        seed=run.data.seed,
+        max_bad=run.data.max_bad,
+        progress=run.train.progress,
+    )
+
+
+def make_autoencoder(settings: AutoencoderSettings) -> DCAE:
+    """The autoencoder from its checkpoint, in fp32, or with random weights."""
+    if settings.init is not None:
+        place, revision = locate(settings.init)
+        return DCAE.from_pretrained(place, revision=revision, dtype=torch.float32)
+    assert settings.config is not None
+    return DCAE(settings.config)
+
+
+@torch.inference_mode()
+def write_scaling_factor(run: AutoencoderRun, *, device: torch.device) -> float:
+    """Measure what makes the latents' standard deviation one, and write it into the model of a finished run.
+
+    A phase that leaves the encoder as it was keeps the factor it began with.
+    """
+    folder = Path(run.train.run_dir) / "model"
+    autoencoder = DCAE.from_pretrained(folder, device=device)
+    if run.phase.trains not in ("all", "middle"):
+        return autoencoder.config.scaling_factor
+    images = training_images(run).fixed(SCALED_ON)
+    latents = torch.cat([autoencoder.encode(as_images(image.to(device))) for image in torch.split(images, 1)])
+    factor = round(float(1 / latents.std()), 5)
+    autoencoder.config = replace(autoencoder.config, scaling_factor=factor)
+    autoencoder.save_pretrained(folder)
+    return factor
+
+
+class ReconstructionSamples:
+    """Draws held-out images above their reconstructions; `Trainer` calls it with a folder of the step."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module, folder: Path) -> None:
+        """Write reconstructions.png into `folder`. Every process draws, the first one writes."""
+        device = next(model.parameters()).device
+        originals = [as_images(image.to(device)) for image in torch.split(self.images, 1)]
+        decoded = [model(image).decoded.float() for image in originals]
+        if dist.is_initialized() and dist.get_rank() != 0:
+            return
+        sheet = torch.cat([torch.cat(originals, dim=3), torch.cat(decoded, dim=3)], dim=2)
+        save_png(to_pil(sheet)[0], folder / "reconstructions.png", {"images": len(originals)})
+
+
+def _optimizer(run: AutoencoderRun) -> Callable[[nn.Module], Optimizer]:
+    def make(prepared: nn.Module) -> Optimizer:
+        assert isinstance(prepared, AdversarialAutoencoder)
+        return AdamW(prepared.parameter_groups(run.phase))
+
+    return make
+
+
+def _fixed(run: AutoencoderRun, images: ImageFolder) -> dict[str, Any]:
+    """What decides what a run learns, apart from [train]: a resumed run must have the same."""
+    return {
+        "phase": asdict(run.phase),
+        "data": {"images": images.fingerprint, "batch_size": run.data.batch_size, "seed": run.data.seed},
+        "perception": "MS-SSIM" if run.perception is None else "LPIPS",
+    }
+
+
+def _lpips(settings: PerceptionSettings, device: torch.device) -> LPIPS:
+    return LPIPS.from_files(vgg16=settings.vgg16, heads=settings.heads).to(device)
+
+
+def _held_out(run: AutoencoderRun) -> Tensor:
+    assert run.validation is not None
+    folder = ImageFolder(
+        run.validation.images, size=run.phase.resolution, batch_size=1, progress=run.train.progress
+    )  # fmt: skip
+    return folder.fixed(max(run.validation.count, run.validation.samples))
+
+
+def _validation(run: AutoencoderRun, held_out: Tensor | None, perceptual: LPIPS | None) -> Any:
+    if held_out is None or run.validation is None or run.train.validate_every == 0:
+        return None
+    images = held_out[: run.validation.count]
+    return ReconstructionValidation(images, batch_size=run.validation.batch_size, perceptual=perceptual)
+
+
+def _samples(run: AutoencoderRun, held_out: Tensor | None) -> ReconstructionSamples | None:
+    if held_out is None or run.validation is None or run.train.sample_every == 0:
+        return None
+    return ReconstructionSamples(held_out[: run.validation.samples])

@@ -1,0 +1,198 @@
+"""Best-of-N with a pipeline and a judge by their names, here or on several workers, and the pictures that it leaves."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+
+from sana.contact_sheet import Entry, contact_sheets
+from sana.judges import load_judge
+from sana.pipeline import SanaPipeline
+from sana.png import save_png
+from sana_scale import (
+    BestOfN,
+    Budget,
+    Executor,
+    ImprovementBelow,
+    Local,
+    NoGain,
+    Ray,
+    SharedDir,
+    StopRule,
+    Threshold,
+)
+from sana_scale.files import write_json
+
+ExecutorName = Literal["local", "shared-dir", "ray"]
+MADE_BY = "made-by.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawing:
+    """A model and how it draws; None is the checkpoint's own."""
+
+    model: str
+    steps: int | None = None
+    guidance_scale: float | None = None
+    negative_prompt: str = ""
+    height: int | None = None
+    width: int | None = None
+    device: str | None = None
+    dtype: torch.dtype | None = None
+    offload: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What every picture is drawn with."""
+        names = ("steps", "guidance_scale", "negative_prompt", "height", "width")
+        return {name: getattr(self, name) for name in names}
+
+
+class PipelineSampler:
+    """A pipeline that draws every picture in one way; it can show its pictures half-way."""
+
+    def __init__(self, pipeline: SanaPipeline, drawing: Drawing) -> None:
+        self._pipeline = pipeline
+        self._options = drawing.options
+
+    def __call__(self, prompt: str, seeds: Sequence[int]) -> list[Image.Image]:
+        """One picture per seed."""
+        return self._pipeline(prompt, seeds, progress=False, **self._options)
+
+    def previewing(
+        self,
+        prompt: str,
+        seeds: Sequence[int],
+        *,
+        at: Sequence[float],
+        keep: Callable[[Sequence[Image.Image]], Sequence[int]],
+    ) -> list[tuple[int, Image.Image]]:
+        """The same, going on at each look with those that `keep` names."""
+        return self._pipeline.previewing(prompt, seeds, at=at, keep=keep, **self._options)
+
+
+def load_sampler(drawing: Drawing) -> PipelineSampler:
+    """The sampler that a drawing describes."""
+    pipeline = SanaPipeline.from_pretrained(
+        drawing.model, device=drawing.device, dtype=drawing.dtype, offload=drawing.offload
+    )
+    return PipelineSampler(pipeline, drawing)
+
+
+def make_executor(name: ExecutorName, drawing: Drawing, judge: str, *, workers: int) -> Executor:
+    """The executor of a name. A worker is a sampler and a judge; on GPUs, the two share one.
+
+    Raises:
+        ValueError: several workers are asked of `local`, which is one.
+    """
+    if name == "local":
+        if workers != 1:
+            raise ValueError(
+                f"{workers} workers are asked of the local executor, which is one: choose shared-dir or ray"
+            )
+        return Local()
+    makers = partial(load_sampler, drawing), partial(load_judge, judge, device=drawing.device)
+    gpus = torch.cuda.device_count() if drawing.device is None else 0
+    if name == "shared-dir":
+        return SharedDir(*makers, workers=workers, devices=tuple(map(str, range(gpus))))
+    share = 0.5 if gpus else 0.0
+    return Ray(*makers, samplers=workers, judges=workers, sampler_gpus=share, judge_gpus=share)
+
+
+def parse_stop(text: str) -> StopRule:
+    """The rule that a text names: "p=0.95" or "0.95", "gain=16", "improvement=0.002", "images=40", "seconds=60".
+
+    Raises:
+        ValueError: it names none, or a number that a rule does not take.
+    """
+    kind, equals, number = text.rpartition("=")
+    makers: dict[str, Callable[[float], StopRule]] = {
+        "p": Threshold,
+        "gain": lambda value: NoGain(_whole(value)),
+        "improvement": lambda value: ImprovementBelow(value, ceiling=1.0),
+        "images": lambda value: Budget(images=_whole(value)),
+        "seconds": lambda value: Budget(seconds=value),
+    }
+    try:
+        return makers[kind if equals else "p"](float(number))
+    except (KeyError, ValueError) as error:
+        reason = "" if isinstance(error, KeyError) else f" ({error})"
+        raise ValueError(
+            f"--stop is {text!r}{reason}; give p=0.95 (a score), gain=16 (images without one), improvement=0.002 (that "
+            "one more is expected to bring), images=40 or seconds=600"
+        ) from None
+
+
+def claim_run(run_dir: Path, drawing: Drawing, judge: str) -> None:
+    """Write down who draws and judges in a run directory, or check that it is who did so before.
+
+    Raises:
+        ValueError: it was another model, other settings or another judge.
+    """
+    here = {"judge": judge, "model": drawing.model, **drawing.options}
+    path = run_dir / MADE_BY
+    if not path.exists():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_json(path, here)
+        return
+    there = json.loads(path.read_text(encoding="utf-8"))
+    if changed := [name for name in here if there.get(name) != here[name]]:
+        facts = ", ".join(f"{name} was {there.get(name)!r} and is now {here[name]!r}" for name in changed)
+        raise ValueError(f"{run_dir} was made otherwise: {facts}. Choose another --run-dir")
+
+
+def save_result(
+    result: BestOfN[Image.Image], out: Path, name: str, *, drawing: Drawing, judge: str
+) -> list[dict[str, Any]]:
+    """Write the kept pictures, with what made them inside, and a contact sheet of them with their scores.
+
+    Returns a record per picture, best first: path, prompt, seed, score, judge, and what it was drawn with.
+    """
+    records: list[dict[str, Any]] = []
+    for candidate in result.candidates[: len(result.images)]:
+        assert candidate.image is not None
+        made: dict[str, Any] = {
+            "prompt": result.prompt,
+            "seed": candidate.seed,
+            "score": candidate.score,
+            "judge": judge,
+        }
+        made |= {"model": drawing.model} | drawing.options
+        made |= {"height": candidate.image.height, "width": candidate.image.width}
+        path = out / f"{name}-{candidate.seed}.png"
+        save_png(candidate.image, path, made)
+        records.append({"path": str(path)} | made)
+    entries = [
+        Entry(picture=Path(record["path"]), title=f"{record['score']:.4f}", footnote=f"seed {record['seed']}")
+        for record in records
+    ]
+    heading = f"{result.prompt}: best of {len(result.candidates)}"
+    for number, page in enumerate(contact_sheets(entries, heading)):
+        suffix = f"-{number + 1}" if number else ""
+        save_png(page, out / f"{name}-sheet{suffix}.png", {"prompt": result.prompt, "judge": judge})
+    return records
+
+
+def summary(result: BestOfN[Image.Image]) -> dict[str, Any]:
+    """What a run spent, for JSON."""
+    pilot = result.pilot and asdict(result.pilot)
+    return {
+        "prompt": result.prompt,
+        "judged": len(result.candidates),
+        "generated": result.generated,
+        "cost_in_images": result.cost,
+        "stopped": result.stopped,
+        "pruned": len(result.pruned),
+        "pilot": pilot,
+    }
+
+
+def _whole(value: float) -> int:
+    if value != int(value):
+        raise ValueError(f"{value} is no whole number")
+    return int(value)

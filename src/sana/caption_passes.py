@@ -1,0 +1,45 @@
+"""From one manifest to another in the same folder, with more said about its images."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from sana.dataset_encoding import open_source
+from sana_train.data import ImageManifest, Skipped, write_skipped
+
+Labelled = tuple[ImageManifest, list[Skipped]]
+
+
+def run_pass(
+    source: Path,
+    out: Path,
+    label: Callable[[ImageManifest, Path], Labelled],
+    *,
+    max_skipped: float,
+    progress: bool,
+) -> tuple[ImageManifest, list[Skipped], Path]:
+    """Write what `label(manifest, work)` makes of `source` as `out`; returns it, and what was skipped and its list.
+
+    What is done so far is kept beside `out`, in a folder of the same name in `.work`, and taken up by the next call.
+
+    Raises:
+        FileNotFoundError: there is no such manifest or folder.
+        ValueError: `out` is `source`, is no Parquet file, or lies elsewhere, where its paths would lead nowhere.
+    """
+    if out.suffix != ".parquet" or out.resolve() == source.resolve():
+        raise ValueError(f"OUT is {out}; give another file than {source}, in .parquet")
+    folder = source if source.is_dir() else source.parent
+    if out.parent.resolve() != folder.resolve():
+        raise ValueError(f"OUT is {out}; it must be in {folder}, for a manifest's paths are those below its own folder")
+    manifest, _ = open_source(source, folder, max_skipped=max_skipped, progress=progress)
+    labelled, skipped = label(manifest, out.with_suffix(".work"))
+    listed = out.with_suffix(".skipped.jsonl")
+    write_skipped(listed, skipped)
+    labelled.write(out)
+    return labelled, skipped, listed
+
+
+def half_on_gpu(device: torch.device) -> torch.dtype:
+    """The dtype that a labelling model runs in."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32

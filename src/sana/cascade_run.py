@@ -1,0 +1,84 @@
+"""Training the stages of a cascade in order, and taking it up in the right one after a kill."""
+
+import gc
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sana.cascade import Cascade, Stage
+from sana.training_run import make_trainer
+from sana_train import CheckpointError
+
+FINISHED = "finished.json"
+
+
+def train_cascade(
+    cascade: Cascade, *, device: torch.device, resume: bool = False, allow_changes: bool = False
+) -> str | None:
+    """Train the stages that are not finished; returns the name of the one that was stopped in, or None at the end.
+
+    The data of a finished stage is not looked at again, and may be gone. Every process calls this.
+
+    Raises:
+        CheckpointError: the folder holds a cascade and `resume` is not given, or a finished stage had other settings.
+        ValueError: a stage cannot be trained as it is described; see `make_trainer`.
+    """
+    if not resume and any(cascade.run_dir.glob("*/checkpoints/step-*")):
+        raise CheckpointError(
+            f"{cascade.run_dir} holds a cascade: go on with --resume, or give another cascade.run_dir"
+        )
+    left = [stage for stage in cascade.stages if not _is_finished(stage, allow_changes=allow_changes)]
+    for stage in left:
+        if not _train(stage, device, allow_changes=allow_changes):
+            return stage.name
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            _write_finished(stage)
+        gc.collect()  # the trainer's cycles hold the stage's weights
+        torch.cuda.empty_cache()
+    return None
+
+
+def _train(stage: Stage, device: torch.device, *, allow_changes: bool) -> bool:
+    trainer = make_trainer(stage.settings, device=device, resume=True, allow_changes=allow_changes)
+    return trainer.fit()
+
+
+def _is_finished(stage: Stage, *, allow_changes: bool) -> bool:
+    """Whether a stage was trained to its end, with these settings."""
+    path = Path(stage.settings.train.run_dir) / FINISHED
+    if not path.is_file():
+        return False
+    then = json.loads(path.read_text(encoding="utf-8"))
+    changes = stage.settings.train.changes_since(then["train"])
+    for name, now in _deciding(stage).items():
+        if then.get(name) != now:
+            changes.append(f"[{name}] {then.get(name)} -> {now}")
+    if changes and not allow_changes:
+        raise CheckpointError(
+            f"stage {stage.name} is finished and was trained otherwise ({', '.join(changes)}): use the same settings, "
+            "allow changes to keep it as it is, or give another cascade.run_dir"
+        )
+    return True
+
+
+def _deciding(stage: Stage) -> dict[str, Any]:
+    """What else than [train] decides what a stage learns, as JSON gives it back."""
+    settings = stage.settings
+    sections = {"optimizer": settings.optimizer, "objective": settings.objective, "data": settings.data}
+    decided: dict[str, Any] = json.loads(json.dumps({name: asdict(section) for name, section in sections.items()}))
+    return decided | {"positions": settings.model.positions, "weights": settings.model.weights}
+
+
+def _write_finished(stage: Stage) -> None:
+    path = Path(stage.settings.train.run_dir) / FINISHED
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump({"train": stage.settings.train.as_json()} | _deciding(stage), file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

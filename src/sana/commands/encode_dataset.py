@@ -1,0 +1,88 @@
+"""sana encode-dataset: the latents and caption states that a transformer is trained on, in shards."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sana.commands.messages import messages, warn, warn_of_skipped
+
+
+def encode_dataset(
+    source: Annotated[Path, typer.Argument(metavar="MANIFEST_OR_FOLDER", help="A manifest, or images or tars.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the shards, which may be there in part.")],
+    model: Annotated[str, typer.Option(help='Pipeline folder, Hub id, or "embedded".')] = "embedded",
+    side: Annotated[int | None, typer.Option(help="Nominal pixels per side; None is the model's own.")] = None,
+    square: Annotated[bool, typer.Option(help="Cut all images square, instead of to aspect-ratio buckets.")] = False,
+    shard_size: Annotated[int, typer.Option(min=1, help="Images per shard.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images or captions encoded together.")] = 8,
+    max_captions: Annotated[int | None, typer.Option(min=1, help="Captions per image, the best ones.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out images whose best caption scores less.")] = None,
+    max_upscale: Annotated[float | None, typer.Option(min=1, help="Skip images to be enlarged more than this.")] = None,
+    max_skipped: Annotated[float, typer.Option(min=0, max=1, help="Fraction of bad samples to put up with.")] = 0.01,
+    max_tokens: Annotated[int | None, typer.Option(min=2, help="Caption tokens; None is the model's own.")] = None,
+    tile: Annotated[int | None, typer.Option(help="Pixels per side that the autoencoder takes at once.")] = None,
+    part: Annotated[
+        str, typer.Option(metavar="I/N", help="Every N-th shard, for machines without a shared disk.")
+    ] = "0/1",
+    threads: Annotated[int, typer.Option(min=1, help="Threads that read images ahead.")] = 4,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the hashes of the shards that are there.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Make shards with skipped samples again.")] = False,
+    device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1 or cpu.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Encode a data set; a killed run goes on, and several on one disk share the work."""
+    with messages():
+        from sana.dataset_encoding import NOT_INDEXED, load_encoders, open_source, trained_side
+        from sana.stages import usable_device
+        from sana_train.data import SKIPPED, AspectRatioBuckets, EncodingSettings, counted
+        from sana_train.data import encode_dataset as encode
+
+        if not progress:
+            from transformers.utils import logging
+
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        place = parsed_part(part)
+        manifest, not_indexed = open_source(source, out, max_skipped=max_skipped, progress=progress)
+        loaded = load_encoders(model, device=usable_device(device), max_tokens=max_tokens, tile=tile)
+        f = loaded.encoders.f
+        settings = EncodingSettings(
+            buckets=AspectRatioBuckets(side or trained_side(model, f), multiple=f, square=square),
+            shard_size=shard_size,
+            batch_size=batch_size,
+            max_captions=max_captions,
+            min_score=min_score,
+            max_upscale=max_upscale,
+            max_skipped=max_skipped,
+        )
+        report = encode(
+            manifest,
+            out,
+            loaded.encoders,
+            settings,
+            identity=loaded.identity,
+            part=place,
+            threads=threads,
+            verify=verify,
+            retry=retry,
+            progress=progress,
+        )
+        if as_json:
+            print(json.dumps(dataclasses.asdict(report) | {"skipped": counted(report.skipped)}))
+        else:
+            print(f"{out}: {report.samples:,} images and {report.captions:,} captions in {report.shards:,} shards")
+        if loaded.captions.cut:
+            warn(f"cut {loaded.captions.cut:,} captions to {loaded.identity['max_tokens']} tokens")
+        warn_of_skipped(not_indexed, out / NOT_INDEXED)
+        warn_of_skipped(report.skipped, out / SKIPPED)
+
+
+def parsed_part(text: str) -> tuple[int, int]:
+    """ "2/8" as (2, 8)."""
+    first, slash, count = text.partition("/")
+    if not (slash and first.isdecimal() and count.isdecimal() and int(first) < int(count)):
+        raise ValueError(f"--part is {text!r}; give the number of this part and of all, such as 0/8, up to 7/8")
+    return int(first), int(count)

@@ -1,0 +1,78 @@
+"""sana grow: a deeper model that begins where a shallower one is."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from sana.commands.messages import messages
+
+if TYPE_CHECKING:
+    from sana.growing import Growth
+    from sana_train import GrowthPlan
+
+Init = Literal["partial_preservation", "interleaved", "cyclic", "block_replication"]
+
+
+def grow(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Folder, .safetensors, .pth, Hub id or name of a model.")
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="A new folder, with the plan as growth.json.")],
+    depth: Annotated[int | None, typer.Option(help="Blocks of the grown model.")] = None,
+    drop_last: Annotated[int | None, typer.Option(help="Blocks left out at the source's end; 2 if not given.")] = None,
+    init: Annotated[
+        Init | None, typer.Option(help="What new blocks begin as; partial_preservation if not given.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of new blocks; 0 if not given.")] = None,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Do again what this growth.json says.")] = None,
+    check: Annotated[bool, typer.Option(help="Measure what growing changes, in float32 and bfloat16.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Add blocks to a model: sana grow SRC DST --depth 60 is SANA-1.5's step from 1.6B to 4.8B."""
+    with messages():
+        options = {"depth": depth, "drop_last": drop_last, "init": init, "seed": seed}
+        given = {name: value for name, value in options.items() if value is not None}
+        from sana.growing import grow_checkpoint
+
+        made = grow_checkpoint(source, destination, _growth(given, plan, check=check), progress=progress)
+        if as_json:
+            print(json.dumps({"folder": str(destination), **dataclasses.asdict(made)}, indent=2))
+        else:
+            _print(made, destination)
+
+
+def _growth(given: dict[str, Any], plan: Path | None, *, check: bool) -> "Growth | GrowthPlan":
+    from sana.growing import Growth
+    from sana_train import GrowthPlan
+
+    if plan is not None:
+        if given:
+            names = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise ValueError(f"{names} given with --plan, which says all of it: leave out one or the other")
+        return GrowthPlan.load(plan)
+    if "depth" not in given:
+        raise ValueError("there is no --depth: give the number of blocks of the grown model, or a --plan")
+    return Growth(**given, check=check)
+
+
+def _print(plan: "GrowthPlan", destination: Path) -> None:
+    print(
+        f"{plan.depth} blocks -> {len(plan.sources)}: {len(plan.staying)} stay, {plan.drop_last} dropped, "
+        f"{len(plan.new)} new ({plan.init}, seed {plan.seed})"
+    )
+    if plan.change is not None:
+        numbers = ", ".join(f"{value:.3g} in {name}" for name, value in plan.change.items())
+        print(f"max |dy| {numbers}: {_meaning(plan)}")
+    print(destination)
+
+
+def _meaning(plan: "GrowthPlan") -> str:
+    if plan.preserves:
+        return "the same function, bit for bit"
+    if plan.drop_last:
+        return "another function until it is trained, since blocks were dropped"
+    return f"another function until it is trained, since {plan.init} repeats blocks"

@@ -1,0 +1,29 @@
+"""sana index-dataset: a manifest of the images of a folder and of its WebDataset tars, which stay as they are."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sana.commands.messages import messages, warn_of_skipped
+
+
+def index_dataset(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images with captions beside them, or tars.")],
+    max_skipped: Annotated[float, typer.Option(min=0, max=1, help="Fraction of bad samples to put up with.")] = 0.01,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Write FOLDER/manifest.parquet; nothing is extracted or copied."""
+    with messages():
+        from sana.dataset_encoding import MANIFEST, NOT_INDEXED, index
+        from sana_train.data import counted
+
+        manifest, skipped = index(folder, folder, max_skipped=max_skipped, progress=progress)
+        captions = sum(len(captions or ()) for captions in manifest.column("captions"))
+        if as_json:
+            print(json.dumps({"images": len(manifest), "captions": captions, "skipped": counted(skipped)}))
+        else:
+            print(f"{folder / MANIFEST}: {len(manifest):,} images, {captions:,} captions")
+        warn_of_skipped(skipped, folder / NOT_INDEXED)

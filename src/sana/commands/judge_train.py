@@ -1,0 +1,108 @@
+"""sana judge-train: teach a judge from labelled pictures."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sana.commands.messages import messages
+
+if TYPE_CHECKING:
+    from sana.judge_training import JudgeRun, JudgeTrained
+
+STOPPED = 143  # what a shell says of a process that a SIGTERM ended
+RANK = 16
+
+
+def judge_train(
+    data: Annotated[Path, typer.Argument(metavar="DATA.jsonl", help="Lines with prompt, image and label.")],
+    base: Annotated[str, typer.Option(metavar="DIR|REPO", help="The VILA judge to start from.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; DIR/judge will be the judge.")],
+    lora: Annotated[int | None, typer.Option(min=1, help=f"Rank of the low-rank updates; {RANK} if left out.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Train all weights instead.")] = False,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 1000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures of a step.")] = 16,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; 1e-4 for updates, 2e-5 for all weights.")] = None,
+    pairwise: Annotated[float, typer.Option(min=0, help="Weight of the loss between pictures of a prompt.")] = 0.0,
+    validation_share: Annotated[
+        float, typer.Option(help="Share of the prompts that are held back, to calibrate and to report.")
+    ] = 0.1,
+    max_tiles: Annotated[int | None, typer.Option(min=1, help="Most tiles of a picture.")] = None,
+    seed: Annotated[int, typer.Option(help="Names the order of the pictures and what else is random.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures ahead.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="Such as cuda or cpu.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Train a judge to say yes to pictures that show their prompt; DIR/report.json says how well it does."""
+    with messages():
+        if full and lora is not None:
+            raise ValueError(f"--full and --lora {lora} exclude each other: give one of them")
+        from sana.judge_training import JudgeRun
+
+        run = JudgeRun(
+            data=data,
+            base=base,
+            out=out,
+            lora=None if full else lora or RANK,
+            steps=steps,
+            batch_size=batch_size,
+            lr=lr,
+            pairwise=pairwise,
+            validation_share=validation_share,
+            max_tiles=max_tiles,
+            seed=seed,
+            workers=workers,
+            progress=progress,
+        )
+        trained = _train(run, device, resume=resume)
+    if not trained.finished:
+        typer.echo(f"stopped: go on with --resume ({out})")
+        raise typer.Exit(STOPPED)
+    for warning in trained.warnings:
+        typer.secho(f"warning: {warning}", fg="yellow", err=True)
+    _print_report(trained, as_json=as_json)
+
+
+def _train(run: "JudgeRun", device: str | None, *, resume: bool) -> "JudgeTrained":
+    from sana.judge_training import train_judge
+    from sana.stages import usable_device
+    from sana_train import CheckpointError, RunInUseError
+
+    if not resume and any(run.out.glob("checkpoints/step-*")):
+        raise ValueError(f"{run.out} holds a run: add --resume to go on with it, or give another --out")
+    if not run.progress:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        return train_judge(run, device=usable_device(device), resume=resume)
+    except (CheckpointError, RunInUseError, ImportError) as error:  # ImportError: an extra that is not installed
+        raise ValueError(str(error)) from error
+
+
+def _print_report(trained: "JudgeTrained", *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(trained.report, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    columns = ("examples", "auc", "per_prompt_auc", "accuracy", "calibration_error")
+    table.add_column("task")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for task, numbers in [*trained.report["tasks"].items(), ("all", trained.report)]:
+        table.add_row(task, *(_cell(numbers[column]) for column in columns))
+    console = Console()
+    console.width = max(console.width, 100)
+    console.print(table)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"

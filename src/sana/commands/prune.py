@@ -1,0 +1,97 @@
+"""sana prune: a model with fewer blocks, and a report on what that costs it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sana.commands.messages import messages
+
+if TYPE_CHECKING:
+    from sana.pruning import Pruned
+
+SelectorName = Literal["importance", "iterative", "leave-one-out", "window", "uniform", "random"]
+
+
+def prune(
+    source: Annotated[str, typer.Argument(metavar="SRC", help='Pipeline folder, Hub id or "embedded".')],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="A new pipeline folder, report in pruning/.")],
+    keep: Annotated[int | None, typer.Option(min=1, help="How many blocks stay.")] = None,
+    blocks: Annotated[str | None, typer.Option(metavar="I,I...", help="Which blocks stay, instead.")] = None,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Do again what this plan.json says.")] = None,
+    selector: Annotated[SelectorName, typer.Option(help="How blocks are chosen.")] = "importance",
+    importance: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A plan.json or JSON list with scores, instead of measuring.")
+    ] = None,
+    protect_head: Annotated[int, typer.Option(min=0, help="First blocks that stay in any case.")] = 0,
+    protect_tail: Annotated[int, typer.Option(min=0, help="Last blocks that stay in any case.")] = 0,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Prompts, one per line; 100 come with this package.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the calibration's first picture, and of random blocks.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps of the calibration.")] = None,
+    cfg: Annotated[float | None, typer.Option(help="Guidance scale of the calibration.")] = None,
+    recover: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEPS|RUN.toml",
+            help="Train afterwards: so many steps on the calibration's pictures, or as a run file of sana train says.",
+        ),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Such as cuda or cpu.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan and the stages as JSON.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Remove the blocks of a model that matter least to the pictures it draws."""
+    with messages():
+        if (destination / "model_index.json").exists():
+            raise ValueError(f"{destination} holds a pipeline already: give a new folder")
+        if sum(option is not None for option in (keep, blocks, plan)) != 1:
+            raise ValueError("give one of --keep (a number), --blocks (a list) and --plan (a file)")
+        from transformers.utils import logging
+
+        from sana.pipeline import SanaPipeline
+        from sana.pruning import Choice, Task, prune_folder, read_scores
+        from sana.pruning_calibration import Calibration, calibration_prompts, read_prompts
+
+        if not progress:
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        choice = Choice(
+            keep=keep if keep is not None else _numbers(blocks),
+            selector=selector,
+            protect_head=protect_head,
+            protect_tail=protect_tail,
+            seed=seed,
+            scores=None if importance is None else read_scores(importance),
+        )
+        prompts = calibration_prompts(source) if calibrate is None else read_prompts(calibrate)
+        pipeline = SanaPipeline.from_pretrained(source, device=device)
+        used_steps, scale = pipeline.settings(steps, cfg)
+        calibration = Calibration(prompts=tuple(prompts), seed=seed, steps=used_steps, scale=scale)
+        task = Task(choice=choice if plan is None else plan, calibration=calibration, recover=recover, source=source)
+        done = prune_folder(pipeline, destination, task, progress=progress)
+        _print(done, destination, as_json=as_json)
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise ValueError(f"--blocks is {text!r}; give whole numbers with commas, such as 0,1,7") from None
+
+
+def _print(done: "Pruned", destination: Path, *, as_json: bool) -> None:
+    if as_json:
+        stages = [dataclasses.asdict(stage) for stage in done.stages]
+        print(
+            json.dumps({"folder": str(destination), "plan": dataclasses.asdict(done.plan), "stages": stages}, indent=2)
+        )
+        return
+    print(f"removed {', '.join(map(str, done.plan.removed)) or 'none'} ({done.plan.selector})")
+    for stage in done.stages:
+        print(f"{stage.name:<24} {stage.cost.blocks:>3} blocks  velocity error {stage.scores['velocity error']:.4f}")
+    print(destination)

@@ -1,0 +1,121 @@
+"""Data sets for training: where their manifests come from, and what images and captions are encoded with."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sana.run_settings import ModelSettings
+from sana.training_run import checkpoint_folder, model_config
+from sana_ae import DCAE
+from sana_dit import CaptionEncoder
+from sana_train.data import Encoders, ImageManifest, Skipped, check_skipped, index_folder, write_skipped
+
+MANIFEST, NOT_INDEXED = "manifest.parquet", "not_indexed.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetEncoders:
+    """The encoders of a checkpoint, and what tells them from those of another."""
+
+    encoders: Encoders
+    captions: "CaptionStates"
+    identity: dict[str, Any]
+
+
+def load_encoders(
+    model: str, *, device: torch.device, max_tokens: int | None = None, tile: int | None = None
+) -> DatasetEncoders:
+    """The autoencoder and the caption encoder of a pipeline, as a data set is encoded with them.
+
+    Latents are stored in fp16, whose 11 bits are finer than the bf16 that they are trained with, and caption states,
+    which would overflow it, in bf16.
+
+    Args:
+        model: folder or Hub id of a pipeline, or "embedded".
+        device: where to run; on a GPU in bf16.
+        max_tokens: of a caption; None is the checkpoint's own.
+        tile: pixels per side that the autoencoder takes at once; None is all of them.
+    """
+    folder = checkpoint_folder(model)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    autoencoder = DCAE.from_pretrained(folder, subfolder="vae", dtype=dtype, device=device).eval()
+    encoder = CaptionEncoder.from_pretrained(folder, dtype=dtype, device=device, max_tokens=max_tokens)
+
+    @torch.inference_mode()
+    def encode_images(images: Tensor) -> Tensor:
+        return autoencoder.encode(images.to(device, dtype), tile=tile, progress=False).half()
+
+    captions, config = CaptionStates(encoder), autoencoder.config
+    return DatasetEncoders(
+        Encoders(
+            images=encode_images,
+            captions=captions,
+            channels=config.latent_channels,
+            f=config.compression,
+            scaling_factor=config.scaling_factor,
+        ),
+        captions,
+        {"model": model, "max_tokens": encoder.max_tokens, "chi": encoder.chi, "dtype": str(dtype)},
+    )
+
+
+class CaptionStates:
+    """Captions to states in bf16 and their mask; counts those that are cut, of which the encoder would warn each time.
+
+    Attributes:
+        cut: captions that were longer than the encoder takes.
+    """
+
+    def __init__(self, encoder: CaptionEncoder) -> None:
+        self.encoder = encoder
+        self.cut = 0
+
+    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Encode some captions."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            states, mask = self.encoder(texts)
+        for warning in caught:
+            if "longer than" in str(warning.message):
+                self.cut += 1
+            else:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        return states.bfloat16(), mask
+
+
+def trained_side(model: str, f: int) -> int:
+    """Pixels per side that the transformer of a checkpoint was trained at."""
+    return model_config(ModelSettings(init=model)).sample_size * f
+
+
+def open_source(source: Path, out: Path, *, max_skipped: float, progress: bool) -> tuple[ImageManifest, list[Skipped]]:
+    """The manifest that `source` is, or that a folder has, or one made of the folder now and kept in `out`.
+
+    Also returns what was left out now.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: it is damaged, or nothing in it can be used.
+        TooManyBadSamplesError: too much of the folder cannot be used.
+    """
+    if source.is_file() or source.suffix == ".parquet":
+        return ImageManifest.read(source), []
+    if (source / MANIFEST).is_file():
+        return ImageManifest.read(source / MANIFEST), []
+    if (out / MANIFEST).is_file():
+        return ImageManifest.read(out / MANIFEST, root=source), []
+    return index(source, out, max_skipped=max_skipped, progress=progress)
+
+
+def index(folder: Path, out: Path, *, max_skipped: float, progress: bool) -> tuple[ImageManifest, list[Skipped]]:
+    """Write the manifest of `folder` into the folder `out`, and beside it what had to be left out; returns both."""
+    manifest, skipped = index_folder(folder, progress=progress)
+    check_skipped(skipped, total=len(manifest) + len(skipped), fraction=max_skipped)
+    out.mkdir(parents=True, exist_ok=True)
+    write_skipped(out / NOT_INDEXED, skipped)
+    manifest.write(out / MANIFEST)
+    return manifest, skipped

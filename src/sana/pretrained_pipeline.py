@@ -1,0 +1,138 @@
+"""Loading, saving and publishing a pipeline, in the folders that diffusers has too."""
+
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+
+import torch
+
+from sana.catalog import EMBEDDED, locate
+from sana.hub_cache import mend_cache
+from sana.model_card import render_card
+from sana.pipeline_folder import INDEX, PipelineFacts, check_components, read_facts, write_facts
+from sana.pipeline_parts import load_parts
+from sana.publication import inspect_folder
+from sana.publishing import Existing, publish
+from sana.stages import usable_device
+from sana_ae import DCAE
+from sana_dit import CaptionEncoder, Quantization, SanaTransformer
+
+# transformers 5 knows tokenizers by both names, 4 by the second only.
+_NAMES_IN_TRANSFORMERS_4 = {"GemmaTokenizer": "GemmaTokenizerFast", "TokenizersBackend": "PreTrainedTokenizerFast"}
+
+
+class PretrainedPipeline:
+    """Gives a pipeline of three models the verbs of the Hub."""
+
+    caption_encoder: CaptionEncoder
+    transformer: SanaTransformer
+    autoencoder: DCAE
+    facts: PipelineFacts
+
+    def __init__(
+        self,
+        caption_encoder: CaptionEncoder,
+        transformer: SanaTransformer,
+        autoencoder: DCAE,
+        *,
+        facts: PipelineFacts | None = None,
+        offload: bool = False,
+        cuda_graph: bool = True,
+    ) -> None:
+        self.caption_encoder = caption_encoder
+        self.transformer = transformer.eval()
+        self.autoencoder = autoencoder.eval()
+        self.facts = facts or PipelineFacts()
+        self.offload = offload
+        self.cuda_graph = cuda_graph
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_or_dir: str | Path,
+        *,
+        revision: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        quantize: Quantization | None = None,
+        offload: bool = False,
+        cuda_graph: bool = True,
+    ) -> Self:
+        """Load a pipeline folder, as diffusers writes it, or a Hub repository of that layout.
+
+        Args:
+            repo_or_dir: the folder, the Hub id, a name of the catalog such as sana-1.5-1.6b-1024, or "embedded".
+            revision: branch, tag or commit of the Hub repository.
+            device: where to run; None is the first GPU, else the CPU.
+            dtype: of the transformer. None is the half precision that the checkpoint was published in, on a CPU bf16
+                for it, where that was measured to be faster there, else fp32; the embedded model runs in fp32. In
+                fp16 the caption encoder and the autoencoder run in bf16: both overflow in fp16.
+            quantize: "int8" or "nf4" keeps the weights of the transformer's blocks and of the caption encoder in 8 or
+                4 bits; needs bitsandbytes.
+            offload: whether the caption encoder waits in CPU memory while pictures are drawn.
+            cuda_graph: whether, on a GPU, a step is launched as one CUDA graph per size; see `sana_dit.StepGraphs`.
+
+        Raises:
+            FileNotFoundError: there is no such folder or component, or it is not cached and the Hub is out of reach.
+            ImportError: bitsandbytes is asked for and not installed.
+            ValueError: a component's weights do not fit its configuration, or are damaged; what is damaged in the
+                Hub's cache is fetched again first.
+        """
+        if repo_or_dir == EMBEDDED and dtype is None:
+            dtype = torch.float32
+        repo_or_dir, revision = locate(repo_or_dir, revision)
+        check_components(repo_or_dir)
+        device = usable_device(device)
+        facts = read_facts(repo_or_dir, revision=revision)
+        load = partial(
+            load_parts, repo_or_dir, revision=revision, device=device, dtype=dtype, quantize=quantize, offload=offload
+        )
+        try:
+            parts = load()
+        except ValueError:
+            # Damaged on the way or on the disk? The cache knows the hash that each file must have.
+            if Path(repo_or_dir).is_dir() or not mend_cache(str(repo_or_dir), INDEX, revision=revision):
+                raise
+            parts = load()
+        return cls(*parts, facts=facts, offload=offload, cuda_graph=cuda_graph)
+
+    @classmethod
+    def embedded(cls, *, device: torch.device | str | None = None) -> Self:
+        """The small model that comes with this package: emoji scenes at 128x128, in fp32."""
+        return cls.from_pretrained(EMBEDDED, device=device, dtype=torch.float32)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write a folder that this class and diffusers load: the index comes last, so half a folder is no pipeline."""
+        tokenizer = type(self.caption_encoder.tokenizer).__name__
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / INDEX).unlink(missing_ok=True)
+        self.caption_encoder.save_pretrained(directory)
+        self.transformer.save_pretrained(directory / "transformer")
+        self.autoencoder.save_pretrained(directory / "vae")
+        write_facts(
+            directory,
+            self.facts,
+            sprint=self.transformer.config.guidance_embeds,
+            text_encoder=type(self.caption_encoder.text_encoder).__name__,
+            tokenizer=_NAMES_IN_TRANSFORMERS_4.get(tokenizer, tokenizer),
+        )
+
+    def push_to_hub(
+        self, repo: str, *, licence: str, private: bool = False, existing: Existing = "refuse", token: str | None = None
+    ) -> str:
+        """Publish the pipeline with a card made from its configuration; returns the address of the commit.
+
+        `sana publish` does more: it shows what it would upload, and takes what the card is to say.
+
+        Raises:
+            ValueError: weights are not finite, the name is no Hub id, or the repository holds other files.
+            PermissionError: the Hub does not let this token write there.
+            OSError: the Hub cannot be reached.
+        """
+        with TemporaryDirectory() as name:
+            folder = Path(name) / "pipeline"
+            self.save_pretrained(folder)
+            publication = inspect_folder(folder, card=render_card(folder, repo, licence=licence))
+            return publish(publication, repo, private=private, existing=existing, token=token)

@@ -1,0 +1,135 @@
+"""Pictures half-way: what a denoising loop will come to, shown in time to give up on some (SANA-1.5, section 3.3)."""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sana.pixels import resize_and_crop, to_pil
+from sana_dit import Captions, Velocity
+
+if TYPE_CHECKING:
+    from sana.pipeline import SanaPipeline
+
+Keep = Callable[[Sequence[Image.Image]], Sequence[int]]
+
+
+class Race:
+    """A denoising loop in which some samples are given up: the transformer runs for the others only.
+
+    The sampler sees all samples to the end. Those that are out get a velocity of zero, which costs nothing.
+
+    Args:
+        pipeline: draws.
+        captions, negative: of the one prompt, as `SanaPipeline.encode` gives them.
+        samples: how many start.
+        scale: guidance scale.
+        batch_size: how many samples at most the transformer takes, and the autoencoder decodes, at once.
+    """
+
+    def __init__(
+        self,
+        pipeline: "SanaPipeline",
+        captions: Captions,
+        negative: Captions | None,
+        *,
+        samples: int,
+        scale: float,
+        batch_size: int,
+    ) -> None:
+        self.racing = list(range(samples))
+        self._pipeline = pipeline
+        self._captions, self._negative = captions, negative
+        self._scale = scale
+        self._batch_size = batch_size
+        self._velocities: dict[int, Velocity] = {}
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """Velocity of latents (B, C, h, w), zero for samples that are out."""
+        v = torch.zeros_like(x)
+        for rows in self._batches():
+            v[rows] = self._guided(len(rows))(x[rows], t[rows])
+        return v
+
+    def pictures(self, latents: Tensor, wanted: tuple[int, int]) -> list[Image.Image]:
+        """What the samples still in the race look like, out of latents (B, C, h, w) of all, at `wanted` pixels."""
+        decoded = (self._pipeline.decode(latents[rows]) for rows in self._batches())
+        return [picture for images in decoded for picture in to_pil(resize_and_crop(images, *wanted))]
+
+    def _batches(self) -> list[list[int]]:
+        size = self._batch_size
+        return [self.racing[start : start + size] for start in range(0, len(self.racing), size)]
+
+    def _guided(self, count: int) -> Velocity:
+        """The velocity of so many samples; kept, so that the caption is read once for each size of a batch."""
+        if count not in self._velocities:
+            embeddings, mask = self._captions
+            captions = Captions(embeddings.expand(count, -1, -1), mask.expand(count, -1))
+            self._velocities[count] = self._pipeline.velocity(captions, self._negative, scale=self._scale)
+        return self._velocities[count]
+
+
+def draw_with_previews(
+    pipeline: "SanaPipeline",
+    prompt: str,
+    seeds: Sequence[int],
+    *,
+    at: Sequence[float],
+    keep: Keep,
+    height: int | None = None,
+    width: int | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    negative_prompt: str = "",
+    binning: bool = True,
+    batch_size: int = 8,
+) -> list[tuple[int, Image.Image]]:
+    """What `SanaPipeline.previewing` does."""
+    steps, scale = pipeline.settings(steps, guidance_scale)
+    looks = look_steps(at, steps)
+    drawn, wanted = pipeline.sizes(height, width, binning=binning)
+    captions, negative = pipeline.encode([prompt], negative_prompt=negative_prompt, scale=scale)
+    race = Race(pipeline, captions, negative, samples=len(seeds), scale=scale, batch_size=batch_size)
+
+    def look(step: int, x0: Tensor) -> None:
+        if step in looks:
+            chosen = keep(race.pictures(x0, wanted))
+            race.racing = [race.racing[place] for place in checked_places(chosen, len(race.racing))]
+
+    latents = pipeline.follow(race.velocity, seeds, size=drawn, steps=steps, on_step=look)
+    pictures = race.pictures(latents, wanted)
+    return [(seeds[place], picture) for place, picture in zip(race.racing, pictures, strict=True)]
+
+
+def look_steps(at: Sequence[float], steps: int) -> list[int]:
+    """The index of the step after which each look is taken: the first with at least that fraction of them done.
+
+    Raises:
+        ValueError: there are too few steps to look between them.
+    """
+    # 1e-9: a tenth of ten steps is one, also where 0.1 * 10 comes out above it.
+    looks = [math.ceil(fraction * steps - 1e-9) - 1 for fraction in at]
+    if looks and not (looks[0] >= 0 and all(a < b for a, b in pairwise([*looks, steps - 1]))):
+        raise ValueError(
+            f"at={tuple(at)} of {steps} steps are the steps {[look + 1 for look in looks]}: looks must be at different "
+            "steps before the last; take more steps, or look less often"
+        )
+    return looks
+
+
+def checked_places(chosen: Sequence[int], count: int) -> list[int]:
+    """The places that go on, ascending.
+
+    Raises:
+        ValueError: there is no such place, or one is named twice, or none.
+    """
+    places = sorted(chosen)
+    if not places or len(set(places)) < len(places) or not 0 <= places[0] <= places[-1] < count:
+        raise ValueError(
+            f"keep chose {list(chosen)} of {count} pictures: it must be different places from 0, one at least"
+        )
+    return places

@@ -1,0 +1,152 @@
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from sana.best_of import Drawing, load_sampler, make_executor, parse_stop
+from sana.commands import app
+from sana.judges import load_judge
+from sana_scale import Budget, ImprovementBelow, Local, NoGain, PreviewingSampler, Ray, SharedDir, Threshold
+
+NVILA_TINY = Path(__file__).parents[1] / "packages" / "sana-judge" / "tests" / "fixtures" / "nvila-tiny"
+
+
+@pytest.fixture
+def run(small_folder):
+    """`sana best-of` with a small pipeline and a small judge."""
+
+    def invoke(*arguments):
+        given = [*arguments, "--model", small_folder, "--judge", NVILA_TINY, "--steps", 2, "--device", "cpu"]
+        return CliRunner().invoke(app, ["best-of", *map(str, given), "--no-progress"])
+
+    return invoke
+
+
+def test_the_best_are_kept_with_their_scores_and_a_sheet(run, tmp_path):
+    result = run("a cat", "-n", 6, "--keep", 2, "--batch-size", 4, "--out", tmp_path, "--json")
+    assert result.exit_code == 0, result.output
+    (record,) = json.loads(result.stdout)
+    assert record["judged"] == record["generated"] == 6
+    first, second = record["best"]
+    assert first["score"] >= second["score"]
+    (alone,) = load_judge(str(NVILA_TINY), device="cpu", progress=False)("a cat", [first["path"]])
+    # P(yes) in fp32 from another batch shape.
+    assert abs(alone - first["score"]) < 1e-4
+    with Image.open(first["path"]) as picture:
+        assert json.loads(picture.text["sana"])["score"] == first["score"]
+    names = {"a-cat-sheet.png", *(f"a-cat-{picture['seed']}.png" for picture in record["best"])}
+    assert set(os.listdir(tmp_path)) == names
+
+
+def test_a_kept_picture_is_drawn_again_from_what_it_says(run, small_folder, tmp_path):
+    (record,) = json.loads(run("a cat", "-n", 4, "--keep", 1, "--out", tmp_path, "--json").stdout)
+    best = record["best"][0]
+    again = tmp_path / "again.png"
+    drawn = ("--seed", best["seed"], "--steps", best["steps"], "--model", best["model"], "--out", again)
+    arguments = ["generate", best["prompt"], *map(str, drawn), "--device", "cpu", "--no-progress"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    with Image.open(best["path"]) as kept, Image.open(again) as alone:
+        # Another batch shape may round a pixel the other way.
+        assert np.abs(np.asarray(kept).astype(int) - np.asarray(alone).astype(int)).max() <= 1
+
+
+def test_a_run_directory_goes_on_and_knows_who_made_it(run, tmp_path):
+    ask = ("a cat", "-n", 4, "--keep", 1, "--out", tmp_path / "out", "--run-dir", tmp_path / "run", "--json")
+    first, again = run(*ask), run(*ask)
+    assert first.exit_code == again.exit_code == 0, first.output
+    assert first.stdout == again.stdout
+    other = run(*ask, "--cfg", 2)
+    assert other.exit_code == 2
+    assert "guidance_scale was None and is now 2.0" in other.stderr
+    assert "n was 4 and is now 5" in run("a cat", "-n", 5, *ask[3:]).stderr
+
+
+def test_prompts_of_a_file_share_a_budget(run, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a cat\n\na dog\n", encoding="utf-8")
+    ask = ("--prompts", tmp_path / "prompts.txt", "-n", 8, "--batch-size", 2, "--budget", 8, "--keep", 1)
+    result = run(*ask, "--out", tmp_path, "--json")
+    assert result.exit_code == 0, result.output
+    records = json.loads(result.stdout)
+    assert [record["prompt"] for record in records] == ["a cat", "a dog"]
+    assert sum(record["generated"] for record in records) == 8
+
+
+def test_it_stops_where_it_is_told_to(run, tmp_path):
+    (record,) = json.loads(run("a cat", "-n", 8, "--stop", "p=0", "--keep", 1, "--out", tmp_path, "--json").stdout)
+    assert record["stopped"] == "Threshold(score=0.0)"
+    assert record["judged"] == 1
+
+
+def test_pruning_asks_a_pilot_first(run, tmp_path):
+    ask = ("a cat", "-n", 24, "--prune", "--prune-at", "0.5", "--keep", 1, "--out", tmp_path, "--json")
+    (record,) = json.loads(run(*ask).stdout)
+    assert record["pilot"]["at"] == [0.5]
+    assert record["pruned"] == (4 if record["pilot"]["used"] else 0)
+
+
+def test_the_curve_is_written_as_json_and_as_a_picture(run, tmp_path):
+    assert run("a cat", "-n", 4, "--keep", 1, "--out", tmp_path, "--curve").exit_code == 0
+    curve = json.loads((tmp_path / "curve.json").read_text())
+    assert curve["k"] == [1, 2, 3, 4]
+    assert curve["mean"] == sorted(curve["mean"])
+    assert (tmp_path / "curve.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give prompts, or a file of them"),
+        (["a", "a"], "'a' is there twice"),
+        (["a", "-n", "2", "--keep", "3"], "n=2 images cannot give the best keep=3"),
+        (["a", "--stop", "loud"], "--stop is 'loud'"),
+        (["a", "--stop", "gain=0"], r"--stop is 'gain=0' \(NoGain\(images=0\)"),
+        (["a", "--prune", "--prune-at", "2"], "--prune-at is '2'"),
+        (["a", "--curve", "--stop", "0.9"], "--curve is for whole runs"),
+        (["a", "--executor", "shared-dir"], "give --run-dir"),
+        (["a", "--workers", "2"], "choose shared-dir or ray"),
+        (["a", "--prompts", "nowhere.txt"], "one of the two"),
+        (["--prompts", "nowhere.txt"], "nowhere.txt"),
+        (["a", "--size", "big"], "--size is 'big'"),
+    ],
+)
+def test_bad_options_are_one_line_and_leave_nothing(run, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert re.search(message, result.stderr)
+    assert "Traceback" not in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("p=0.95", Threshold(0.95)),
+        ("0.95", Threshold(0.95)),
+        ("gain=16", NoGain(16)),
+        ("improvement=0.002", ImprovementBelow(0.002, ceiling=1.0)),
+        ("images=40", Budget(images=40)),
+        ("seconds=60", Budget(seconds=60)),
+    ],
+)
+def test_a_rule_is_written_as_a_text(text, rule):
+    assert parse_stop(text) == rule
+
+
+def test_executors_go_by_name(small_folder):
+    drawing = Drawing(model=str(small_folder), device="cpu", steps=2)
+    assert make_executor("local", drawing, "embedded", workers=1) == Local()
+    shared = make_executor("shared-dir", drawing, "embedded", workers=3)
+    assert isinstance(shared, SharedDir)
+    assert (shared.workers, shared.devices) == (3, ())
+    on_ray = make_executor("ray", drawing, "embedded", workers=2)
+    assert isinstance(on_ray, Ray)
+    assert (on_ray.samplers, on_ray.judges, on_ray.sampler_gpus) == (2, 2, 0.0)
+    sampler = shared.make_sampler()
+    assert isinstance(sampler, PreviewingSampler)
+    assert sampler("a cat", [1])[0].tobytes() == load_sampler(drawing)("a cat", [1])[0].tobytes()

@@ -1,0 +1,94 @@
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from recipes.emoji import grow
+from recipes.emoji.grow_model import Scenes
+from recipes.emoji.grow_report import _cost, steps_to
+
+
+@pytest.fixture
+def latents(tmp_path):
+    folder = tmp_path / "latents"
+    folder.mkdir()
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.zeros(140, 4, 32, dtype=torch.int16)
+    tokens[:, :, :3] = torch.randint(1, 600, (140, 4, 3), generator=draw, dtype=torch.int16)
+    shard = {"latents": torch.randn(140, 32, 4, 4, generator=draw).half(), "tokens": tokens}
+    save_file(shard, folder / "0.safetensors", metadata={"scaling_factor": "0.5"})
+    return folder
+
+
+@pytest.fixture
+def experiment(latents, tmp_path, monkeypatch):
+    """Calls the command with the smallest sizes."""
+
+    def call(*more):
+        sizes = ["--steps", "3", "--seeds", "1", "--width", "32", "--parent-depth", "3", "--depth", "4"]
+        where = ["--latents", str(latents), "--out", str(tmp_path / "out"), "--device", "cpu", "--batch-size", "4"]
+        monkeypatch.setattr(sys, "argv", ["grow", *where, *sizes, *more])
+        grow.main()
+
+    return call
+
+
+def test_every_arm_is_trained_and_reported(experiment, tmp_path):
+    experiment("--arms", "scratch", "cyclic", "partial_preservation-0")
+    report = json.loads((tmp_path / "out" / "growth-emoji.json").read_text())
+    assert set(report["arms"]) == {"parent", "scratch", "cyclic", "partial_preservation-0"}
+    assert all(arm["runs"] == 1 and arm["failed"] == 0 for arm in report["arms"].values())
+    assert report["arms"]["scratch"]["steps_saved"] is report["arms"]["parent"]["steps_saved"] is None
+    assert (tmp_path / "out" / "growth-emoji.png").stat().st_size > 0
+
+
+def test_runs_can_be_made_one_by_one_and_merged(experiment, tmp_path):
+    for run in ("parent:0", "scratch:0", "cyclic:0"):
+        experiment("--only", run)
+    assert not (tmp_path / "out" / "growth-emoji.json").exists()
+    experiment("--report", "--results", str(tmp_path / "results"))
+    report = json.loads((tmp_path / "results" / "growth-emoji.json").read_text())
+    assert set(report["arms"]) == {"parent", "scratch", "cyclic"}
+
+
+def test_a_finished_run_is_not_made_again(experiment, tmp_path):
+    experiment("--only", "parent:0")
+    written = (tmp_path / "out" / "parent-0" / "result.json").stat().st_mtime_ns
+    experiment("--only", "parent:0")
+    assert (tmp_path / "out" / "parent-0" / "result.json").stat().st_mtime_ns == written
+
+
+def test_a_run_that_is_stopped_is_not_taken_for_finished(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(grow.Trainer, "fit", lambda trainer: False)
+    with pytest.raises(SystemExit):
+        experiment("--only", "parent:0")
+    assert not (tmp_path / "out" / "parent-0" / "result.json").exists()
+
+
+def test_an_arm_waits_for_its_parent(experiment):
+    with pytest.raises(SystemExit, match="grows from parent:0, which is not trained yet"):
+        experiment("--only", "cyclic:0")
+
+
+def test_all_deep_models_of_a_seed_see_the_same_batches(latents):
+    one, two = (Scenes(latents, seed=4, batch_size=3) for _ in range(2))
+    assert one(7)["key"] == two(7)["key"] != Scenes(latents, seed=5, batch_size=3)(7)["key"]
+
+
+def test_scenes_for_validation_are_never_trained_on(latents):
+    scenes = Scenes(latents, seed=0, batch_size=3)
+    trained = {key for step in range(8) for key in scenes(step)["key"]}
+    assert not trained & set(scenes.held_out()["key"])
+    assert len(trained) == 12
+
+
+def test_steps_are_read_off_between_validations():
+    curve = [(10, 3.0), (20, 2.0), (30, 1.0)]
+    assert [steps_to(curve, loss) for loss in (4.0, 2.5, 1.0, 0.5)] == [10, 15, 30, None]
+
+
+def test_the_parent_counts_by_its_blocks():
+    settings = {"parent_steps": 100, "parent_depth": 6, "steps": 100, "depth": 12}
+    assert _cost(25, settings) == 0.75

@@ -1,0 +1,94 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from sana.commands import app
+from sana_judge import VILAJudge
+
+NVILA_TINY = Path(__file__).parents[1] / "packages" / "sana-judge" / "tests" / "fixtures" / "nvila-tiny"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Noisy red and blue pictures, each with a prompt that says a colour; and a line whose image is not there."""
+    lines = [{"prompt": "gone", "image": "gone.png", "label": 1}]
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        shown, said = rng.integers(0, 2, 2)
+        pixels = rng.integers(0, 60, (56, 56, 3), dtype=np.uint8)
+        pixels[..., 2 * shown] += 180
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        prompt = f"a {('red', 'blue')[said]} thing, number {number % 10}"
+        label, task = int(shown == said), ("odd", "even")[number % 2]
+        lines.append({"prompt": prompt, "image": f"{number}.png", "label": label, "task": task})
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def judge_train(data, tmp_path):
+    arguments = ["judge-train", str(data), "--base", str(NVILA_TINY), "--steps", "2", "--batch-size", "4"]
+    arguments += ["--validation-share", "0.5", "--max-tiles", "1", "--device", "cpu", "--no-progress"]
+    return lambda *more: CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "run"), *more])
+
+
+@pytest.mark.parametrize("options", [("--lora", "2"), ("--full", "--pairwise", "0.5")])
+def test_a_run_ends_in_a_judge_and_a_report(judge_train, tmp_path, options):
+    result = judge_train(*options, "--json")
+    assert result.exit_code == 0, result.output
+    run = tmp_path / "run"
+    report = json.loads((run / "report.json").read_text())
+    assert json.loads(result.stdout) == report
+    assert report["data"]["refused"] == 1
+    assert "gone.png is missing" in result.stderr
+    judge = VILAJudge.from_pretrained(run / "judge")
+    assert judge("a red thing", [tmp_path / "0.png"]) != VILAJudge.from_pretrained(NVILA_TINY)(
+        "a red thing", [tmp_path / "0.png"]
+    )
+    assert {"reliability.png", "risk_coverage.png", "loss.png"} <= {path.name for path in run.iterdir()}
+
+
+def test_a_stopped_run_is_resumed_to_the_same_bits(judge_train, tmp_path):
+    straight = judge_train("--lora", "2", "--out", str(tmp_path / "straight"))
+    first = judge_train("--lora", "2")
+    assert straight.exit_code == first.exit_code == 0, straight.output + first.output
+    checkpoints = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
+    checkpoints[-1].rename(tmp_path / "lost")  # as if the run had been killed before its last checkpoint
+    again = judge_train("--lora", "2", "--resume")
+    assert again.exit_code == 0, again.output
+    judges = [VILAJudge.from_pretrained(tmp_path / name / "judge") for name in ("run", "straight")]
+    states = [judge.model.state_dict() for judge in judges]
+    assert all(torch.equal(weight, states[1][name]) for name, weight in states[0].items())
+
+
+def test_a_run_is_not_written_over_nor_resumed_with_other_data(judge_train, data):
+    assert judge_train("--lora", "2").exit_code == 0
+    again = judge_train("--lora", "2")
+    assert again.exit_code == 2
+    assert "add --resume" in again.output
+    data.write_text(data.read_text().replace('"label": 1', '"label": 0'))
+    changed = judge_train("--lora", "2", "--resume")
+    assert changed.exit_code == 2
+    assert "was started otherwise (data" in changed.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--lora", "2", "--full"), "exclude each other"),
+        (("--validation-share", "1.5"), "validation_share is 1.5"),
+        (("--validation-share", "0.01"), "give more prompts"),
+        (("--base", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_written(judge_train, tmp_path, options, message):
+    result = judge_train(*options)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "run").exists()
