@@ -79,6 +79,7 @@ def train(options: argparse.Namespace) -> dict[str, int]:
             batches,
             run,
             settings={"batch_size": options.batch_size, "samples": len(samples.samples), "pairwise": options.pairwise},
+            allow_changes=options.extend,
         )
         with stopped_after(options.minutes):
             if trainer.step < run.steps:
@@ -113,6 +114,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--extend", action="store_true", help="go on to more steps than the run was begun with")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures of a step, with four questions each")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--pairwise", type=float, default=0.0, help="weight of the loss between pictures of a prompt")

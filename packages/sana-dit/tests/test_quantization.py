@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sana_dit import SanaTransformer, quantize_linears
+from sana_dit.low_rank import LowRank, set_additions
 
 
 @pytest.fixture
@@ -84,3 +85,11 @@ def test_what_is_quantised_is_not_saved(model, tmp_path):
 def test_an_unknown_kind_is_named(model):
     with pytest.raises(ValueError, match="quantize is 'fp8'; it must be one of int8, nf4"):
         quantize_linears(model.blocks, "fp8")
+
+
+def test_a_model_with_adapters_is_quantised_before_they_are_loaded(model):
+    linear = model.blocks[0].self_attn.to_q
+    set_additions(linear, {"a": LowRank(torch.zeros(2, linear.in_features), torch.zeros(linear.out_features, 2))})
+    with pytest.raises(ValueError, match=r"1 layers have LoRA additions, such as 0\.self_attn\.to_q"):
+        quantize_linears(model.blocks, "int8")
+    assert type(model.blocks[0].self_attn.to_k) is type(model.blocks[1].self_attn.to_k)

@@ -6,6 +6,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from sana_dit.low_rank import AdaptedLinear
+
 Quantization = Literal["int8", "nf4"]
 
 
@@ -23,7 +25,7 @@ def quantize_linears(module: nn.Module, kind: Quantization, *, device: torch.dev
 
     Raises:
         ImportError: bitsandbytes is not installed.
-        ValueError: There is no such kind.
+        ValueError: There is no such kind, or a layer has LoRA additions.
     """
     if kind not in get_args(Quantization):
         raise ValueError(f"quantize is {kind!r}; it must be one of {', '.join(get_args(Quantization))}")
@@ -31,6 +33,11 @@ def quantize_linears(module: nn.Module, kind: Quantization, *, device: torch.dev
         import bitsandbytes
     except ImportError as error:
         raise ImportError("quantize needs bitsandbytes: pip install 'sana-dit[bnb]'") from error
+    adapted = [name for name, child in module.named_modules() if isinstance(child, AdaptedLinear)]
+    if adapted:
+        raise ValueError(
+            f"{len(adapted)} layers have LoRA additions, such as {adapted[0]}: quantise first, load_lora then"
+        )
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_news)
     quantized = bitsandbytes.nn.Linear8bitLt, bitsandbytes.nn.Linear4bit
     for parent in list(module.modules()):
