@@ -37,6 +37,7 @@ def test_a_batch_holds_images_of_one_bucket_and_one_of_their_captions(make_batch
     assert shapes == {(2, 3, 64, 64), (2, 3, 48, 80)}  # 48x96 is nearest to 0.6 where the table is this coarse
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one processor
 def test_any_worker_count_gives_the_same_batches(make_batches):
     expected = facts(make_batches())
     for workers in (1, 2):
