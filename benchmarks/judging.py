@@ -105,7 +105,7 @@ class ReleasedProcedure:
     def better(self, images: Sequence[Image.Image], first: int, second: int) -> int:
         """Returns the one of two images that the released comparison prefers."""
         a, b = (self.answer(images[index]) for index in (first, second))
-        yes, no = self.judge._writer.yes, self.judge._writer.no
+        yes, no = self.judge.questions.yes, self.judge.questions.no
         said = [bool(logits.argmax() == yes) for logits in (a, b)]
         if said[0] != said[1]:
             return first if said[0] else second
@@ -114,7 +114,7 @@ class ReleasedProcedure:
 
     def answer(self, image: Image.Image) -> Tensor:
         """Returns the logits of the first word that is generated."""
-        model, writer = self.judge.model, self.judge._writer
+        model, writer = self.judge.model, self.judge.questions
         self.calls += 1
         tiles = cut_tiles(read_image(image), model.config, max_tiles=self.judge.max_tiles)
         states = self.tower(tiles / 127.5 - 1, output_hidden_states=True).hidden_states[-2]
@@ -159,7 +159,7 @@ def measure(judge: VILAJudge, released: ReleasedProcedure, side: int, count: int
 def check(judge: VILAJudge, released: ReleasedProcedure, images: Sequence[Image.Image]) -> float:
     """Stops the benchmark if the answers differ; returns by how much the logits do."""
     scores, answers = judge.score(PROMPT, images), [released.answer(image) for image in images]
-    yes, no = judge._writer.yes, judge._writer.no
+    yes, no = judge.questions.yes, judge.questions.no
     pairs = zip(scores, answers, strict=True)
     difference = max(abs(s.logit_yes - a[yes].item()) + abs(s.logit_no - a[no].item()) for s, a in pairs)
     released.calls = 0

@@ -1,11 +1,11 @@
-"""Links of the READMEs that pages include: to a package's guide, else only their words, if the file is there."""
+"""Links of the READMEs that pages include: to what this site holds, else only their words, if the file is there."""
 
 import re
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#|mailto:)([^)#]+)(#[^)]*)?\)")
+LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#|mailto:)([^)#]+)(#[^)]*)?\)")
 INCLUDED = re.compile(r'--8<-- "(.+?)"')
 
 
@@ -21,6 +21,8 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         target = (source.parent / link[2]).resolve()
         if not target.exists():
             raise FileNotFoundError(f"{source} links to {link[2]}, which is not there")
+        if target.is_relative_to(ROOT / "docs"):
+            return f"[{link[1]}]({up}{target.relative_to(ROOT / 'docs').as_posix()})"
         package = target.parent if target.name == "README.md" else target
         if package.parent == ROOT / "packages":
             return f"[{link[1]}]({up}guides/{package.name}.md)"
