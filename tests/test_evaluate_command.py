@@ -15,6 +15,7 @@ from transformers import (
 from typer.testing import CliRunner
 
 from sana.commands import app
+from sana.png import save_png
 from sana_judge import Detection, geneval
 
 CAT = {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": "a photo of a cat"}
@@ -88,6 +89,7 @@ def test_the_table_is_printed_and_saved(run, images, made, tmp_path):
     result = run(images, "--detections", made, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "single_object" in result.stdout
+    assert "mean of 2 of 6 tasks" in result.stdout
     assert result.stdout.count("50.00") == 4
     assert json.loads((tmp_path / "out" / "table.json").read_text())["overall"] == 0.5
     assert len(geneval.read_results(tmp_path / "out" / "results.jsonl")) == 4
@@ -108,6 +110,11 @@ def test_results_lie_beside_the_images_unless_asked_otherwise(run, images, made)
     assert sorted(path.name for path in images.iterdir()) == ["00000", "00001", "results.jsonl", "table.json"]
 
 
+def test_a_folder_that_is_not_there_is_said_before_a_detector_is_fetched(run, tmp_path):
+    result = run(tmp_path / "nowhere", "--detector", tmp_path / "no-detector")
+    assert (result.exit_code, "nowhere" in result.stderr, "no-detector" in result.stderr) == (2, True, False)
+
+
 def test_thresholds_are_options(run, images, made, tmp_path):
     common = (images, "--detections", made, "--out", tmp_path / "out", "--json")
     assert json.loads(run(*common, "--threshold", 0.9).stdout)["overall"] == 0.0
@@ -116,10 +123,12 @@ def test_thresholds_are_options(run, images, made, tmp_path):
 def test_pages_of_an_earlier_run_are_removed(run, images, made, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    for name in ("failures-2.png", "failures-mine.png"):
-        (out / name).write_text("")
+    save_png(Image.new("RGB", (2, 2)), out / "failures-2.png", {"failures": 50, "page": 2})
+    for name in ("failures-3.png", "failures-mine.png"):
+        Image.new("RGB", (2, 2)).save(out / name)
     run(images, "--detections", made, "--out", out)
-    assert sorted(path.name for path in out.glob("failures*")) == ["failures-1.png", "failures-mine.png"]
+    left = ["failures-1.png", "failures-3.png", "failures-mine.png"]
+    assert sorted(path.name for path in out.glob("failures*")) == left
 
 
 @pytest.mark.filterwarnings("default")

@@ -46,8 +46,15 @@ def test_an_allowed_prompt_is_drawn(generate, guard_folder, tmp_path):
     assert os.listdir(tmp_path) == ["a-dog-0.png"]
 
 
-def test_without_the_option_no_guard_is_looked_for(generate, tmp_path):
-    assert generate("--guard-model", tmp_path / "nowhere").exit_code == 0
+def test_without_the_option_no_guard_is_looked_for(generate):
+    assert generate().exit_code == 0
+
+
+@pytest.mark.parametrize("options", [("--guard-model", "nowhere"), ("--guard-threshold", "0.5")])
+def test_settings_of_a_guard_that_is_not_asked_for_are_refused(generate, tmp_path, options):
+    result = generate(*options)
+    assert (result.exit_code, "add --guard" in result.stderr) == (2, True)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_guard_that_is_not_there_stops_the_drawing_loudly(generate, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,19 @@ def test_the_embedded_judge_is_a_vila_folder(monkeypatch, pictures):
     judge = load_judge("embedded", device="cpu")
     assert isinstance(judge, VILAJudge)
     assert judge("an apple", pictures) == load_judge(str(NVILA_TINY), device="cpu")("an apple", pictures)
+
+
+def test_a_task_takes_its_calibration(run, pictures, tmp_path):
+    folder = tmp_path / "judge"
+    shutil.copytree(NVILA_TINY, folder)
+    (folder / "judge.json").write_text(json.dumps({"tasks": {"counting": {"scale": 1.0, "offset": 50.0}}}))
+    ask = ("judge", "an apple", pictures[0], "--judge", folder, "--device", "cpu", "--json")
+    plain, counting = (json.loads(run(*ask, *more).stdout)[0]["score"] for more in ((), ("--task", "counting")))
+    assert plain < 1 - 1e-6 < counting
+    unknown = run(*ask, "--task", "colors")
+    assert (unknown.exit_code, "the judge has ['counting']" in unknown.stderr) == (2, True)
+    other = run("judge", "an apple", pictures[0], "--judge", "clip:nowhere", "--task", "counting")
+    assert (other.exit_code, "clip:nowhere has no calibrations of tasks" in other.stderr) == (2, True)
 
 
 def test_an_installation_without_an_embedded_judge_names_another(monkeypatch, tmp_path):

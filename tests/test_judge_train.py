@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sana.commands import app
-from sana_judge import VILAJudge
+from sana.judge_training import judge_examples
+from sana_judge import Calibration, VILAJudge
+from sana_judge.training import read_examples
 
 NVILA_TINY = Path(__file__).parents[1] / "packages" / "sana-judge" / "tests" / "fixtures" / "nvila-tiny"
 
@@ -54,6 +57,16 @@ def test_a_run_ends_in_a_judge_and_a_report(judge_train, tmp_path, options):
     assert {"reliability.png", "risk_coverage.png", "loss.png"} <= {path.name for path in run.iterdir()}
 
 
+def test_the_report_weighs_each_task_by_its_own_calibration(data):
+    judge = VILAJudge.from_pretrained(NVILA_TINY)
+    judge.facts = replace(judge.facts, tasks={"odd": Calibration(offset=50.0), "even": Calibration(offset=-50.0)})
+    examples = read_examples(data, progress=False).usable[:4]
+    judged = judge_examples(judge, [*examples, replace(examples[0], task="")])
+    p_yes = [example.p_yes for example in judged]
+    assert p_yes[:4] == pytest.approx([float(example.task == "odd") for example in examples], abs=1e-6)
+    assert 1e-6 < p_yes[4] < 1 - 1e-6
+
+
 def test_a_stopped_run_is_resumed_to_the_same_bits(judge_train, tmp_path):
     straight = judge_train("--lora", "2", "--out", str(tmp_path / "straight"))
     first = judge_train("--lora", "2")
@@ -76,6 +89,7 @@ def test_a_run_is_not_written_over_nor_resumed_with_other_data(judge_train, data
     changed = judge_train("--lora", "2", "--resume")
     assert changed.exit_code == 2
     assert "was started otherwise (data" in changed.output
+    assert "start anew with another --out" in changed.output
 
 
 @pytest.mark.parametrize(

@@ -158,11 +158,15 @@ def make_judge_trainer(
 
 
 def judge_examples(judge: VILAJudge, examples: Sequence[Example]) -> list[JudgedExample]:
-    """What a judge says of each example."""
+    """What a judge says of each example, by the calibration of its task where there is one."""
     scores = judge.score([example.prompt for example in examples], [example.image for example in examples])
     return [
         JudgedExample(
-            margin=score.margin, p_yes=score.p_yes, label=example.label, group=example.group, task=example.task
+            margin=score.margin,
+            p_yes=judge.facts.tasks.get(example.task, judge.facts.calibration)(score.margin),
+            label=example.label,
+            group=example.group,
+            task=example.task,
         )
         for score, example in zip(scores, examples, strict=True)
     ]

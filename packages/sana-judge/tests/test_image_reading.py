@@ -70,6 +70,19 @@ def test_damaged_files_are_refused_by_name(noise, tmp_path):
         read_image(tmp_path / "none.png")
 
 
+def test_a_file_whose_header_is_cut_is_refused_by_name(noise, tmp_path):
+    noise.save(tmp_path / "whole.bmp")
+    for name, content in {
+        "cut.png": b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0",
+        "cut.jpg": b"\xff\xd8\xff\xe0",
+        "cut.bmp": (tmp_path / "whole.bmp").read_bytes()[:16],
+        "cut.webp": b"RIFF\x1a\0\0\0WEBPVP8L",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name} is"):
+            read_image(tmp_path / name)
+
+
 @pytest.mark.parametrize("width", [MAX_PIXELS // 8192 + 1, 11_000, 30_000])
 def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path, width):
     Image.new("1", (width, 8192)).save(tmp_path / "huge.png")

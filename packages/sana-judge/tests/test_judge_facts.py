@@ -18,6 +18,7 @@ def test_question_and_calibration_are_read(tmp_path, edit_json):
     [
         {"questoin": "?"},
         {"calibration": {"slope": 1}},
+        {"licence": 4},
         {"calibration": [1, 0]},
         {"calibration": {"scale": -1}},
         {"calibration": {"scale": "1"}},

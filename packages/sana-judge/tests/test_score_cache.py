@@ -72,3 +72,8 @@ def test_another_kind_of_file_is_refused_and_left_alone(tmp_path):
         with pytest.raises(ValueError, match="is not a cache of scores"):
             use()
     assert path.read_bytes() == before
+
+
+def test_a_folder_is_refused_before_anything_is_judged(tmp_path):
+    with pytest.raises(ValueError, match="is a folder: name a file"):
+        ScoreCache(tmp_path)

@@ -11,6 +11,7 @@ from sana.commands.grow import grow
 from sana.commands.index_dataset import index_dataset
 from sana.commands.info import info
 from sana.commands.judge import judge
+from sana.commands.judge_data import judge_data
 from sana.commands.judge_train import judge_train
 from sana.commands.list_models import list_models
 from sana.commands.prune import prune
@@ -33,6 +34,7 @@ app.command()(generate)
 app.command()(grow)
 app.command()(info)
 app.command()(judge)
+app.command()(judge_data)
 app.command()(judge_train)
 app.command("list")(list_models)
 app.command()(prune)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,8 +60,10 @@ def geneval(
         if detections is not None:
             if clip is not None:
                 raise ValueError("--clip is given with --detections, which must have the colours: leave one out")
-            table = benchmark.score_detections(directory, benchmark.read_detections(detections), **common)
+            table = benchmark.score_detections(directory, detections, **common)
         else:
+            with warnings.catch_warnings(action="ignore"):  # heard when it is judged
+                benchmark.read_directory(directory, common["metadata"])
             finder, namer = _models(detector, clip or CLIP, device)
             table = benchmark.score_directory(
                 directory, finder, colors=namer, batch_size=batch_size, progress=progress, **common
@@ -81,10 +84,7 @@ def _models(detector: str, clip: str, device: str | None) -> tuple[Any, Any]:
     from sana_judge import geneval as benchmark
 
     place = usable_device(device)
-    try:
-        finder = benchmark.Mask2FormerDetector.from_pretrained(detector, device=place)
-    except ImportError as error:  # scipy, which transformers needs for it
-        raise ValueError(str(error)) from error
+    finder = benchmark.Mask2FormerDetector.from_pretrained(detector, device=place)
     return finder, benchmark.CLIPColors.from_pretrained(clip, device=place)
 
 
@@ -111,9 +111,22 @@ def _draw_failures(results: "Sequence[Result]", directory: Path, out: Path, *, p
         pages.append(out / f"failures-{len(pages) + 1}.png")
         save_png(page, pages[-1], {"failures": len(wrong), "page": len(pages)})
     for path in set(out.glob("failures-*.png")) - set(pages):
-        if path.stem.removeprefix("failures-").isdecimal():
+        if _is_sheet(path):
             path.unlink()
     return pages
+
+
+def _is_sheet(path: Path) -> bool:
+    """Whether it is a page that was drawn here, by what it carries, whatever else has such a name."""
+    from PIL import Image
+
+    from sana.png import METADATA_KEY
+
+    try:
+        with Image.open(path) as page:
+            return set(json.loads(page.info.get(METADATA_KEY, "{}"))) == {"failures", "page"}
+    except (OSError, SyntaxError, ValueError):
+        return False
 
 
 def _print_table(table: "Table", results: "Sequence[Result]") -> None:
@@ -129,7 +142,7 @@ def _print_table(table: "Table", results: "Sequence[Result]") -> None:
         correct = [result.correct for result in results if result.tag == task]
         printed.add_row(escape(task), f"{sum(correct):,}", f"{len(correct):,}", f"{100 * share:.2f}")
     printed.add_section()
-    printed.add_row("overall (mean of tasks)", "", "", f"[bold]{100 * table.overall:.2f}[/bold]")
+    printed.add_row(table.heading, "", "", f"[bold]{100 * table.overall:.2f}[/bold]")
     count = sum(result.correct for result in results)
     printed.add_row("all images", f"{count:,}", f"{len(results):,}", f"{100 * table.images:.2f}")
     printed.add_row("prompts with a correct image", "", "", f"{100 * table.prompts:.2f}")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,13 +38,19 @@ def generate(
     quantize: Annotated[str | None, typer.Option(help="int8 or nf4: weights in 8 or 4 bits.")] = None,
     offload: Annotated[bool, typer.Option(help="Keep the caption encoder in CPU memory while drawing.")] = False,
     guard: Annotated[bool, typer.Option("--guard", help="Draw nothing if ShieldGemma finds a prompt harmful.")] = False,
-    guard_model: Annotated[str, typer.Option(help="Folder or Hub id of the guard.")] = GUARD_MODEL,
-    guard_threshold: Annotated[float, typer.Option(help="Least probability of harm that is refused, to 1.")] = 0.5,
+    guard_model: Annotated[
+        str | None, typer.Option(help=f"Folder or Hub id of the guard; {GUARD_MODEL} if left out.")
+    ] = None,
+    guard_threshold: Annotated[
+        float | None, typer.Option(help="Least probability of harm that is refused, to 1; 0.5 if left out.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of what was written.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Draw pictures from prompts."""
     with messages():
+        if not guard and (guard_model, guard_threshold) != (None, None):
+            raise ValueError("--guard-model or --guard-threshold is given, but nothing is guarded: add --guard")
         jobs = list(product(prompts, _seeds(seed, seeds, number)))
         paths = _paths(out, jobs)
         width, height = parsed_size(size)
@@ -56,7 +63,8 @@ def generate(
         if not progress:
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         if guard:
-            check_prompts(prompts, model=guard_model, threshold=guard_threshold, device=device)
+            threshold = 0.5 if guard_threshold is None else guard_threshold
+            check_prompts(prompts, model=guard_model or GUARD_MODEL, threshold=threshold, device=device)
         pipeline = SanaPipeline.from_pretrained(
             model, device=device, dtype=torch_dtype, quantize=_quantization(quantize), offload=offload
         )
@@ -172,5 +180,15 @@ def slug(prompt: str) -> str:
     kept = re.sub(r"[^\w-]+", "", words)[:40].strip("-")
     if kept == words and kept:
         return kept
-    digest = hashlib.blake2b(prompt.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
-    return f"{kept or 'picture'}-{digest}"
+    return f"{kept or 'picture'}-{_digest(prompt)}"
+
+
+def slugs(prompts: Sequence[str]) -> list[str]:
+    """The slug of each of several prompts; those that would share one are told apart by a hash."""
+    names = [slug(prompt) for prompt in prompts]
+    shared = {name for name in names if names.count(name) > 1}
+    return [f"{name}-{_digest(text)}" if name in shared else name for name, text in zip(names, prompts, strict=True)]
+
+
+def _digest(prompt: str) -> str:
+    return hashlib.blake2b(prompt.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()

@@ -14,6 +14,7 @@ def judge(
     prompt: Annotated[str, typer.Argument(help="What the pictures should show.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Pictures of any sizes.")],
     judge: Annotated[str, typer.Option(help=f"Who judges: {JUDGE_HELP}")] = "embedded",
+    task: Annotated[str | None, typer.Option(help="Kind of prompt, for a judge calibrated by kind.")] = None,
     device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1, mps or cpu.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, best first.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
@@ -28,7 +29,7 @@ def judge(
 
         if not progress:
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        scores = load_judge(judge, device=device, progress=progress)(prompt, images)
+        scores = load_judge(judge, task=task, device=device, progress=progress)(prompt, images)
         best_first = sorted(zip(scores, images, strict=True), key=lambda scored: -scored[0])  # of equals, the earlier
         if as_json:
             records = [{"path": str(path), "score": score} for score, path in best_first]

@@ -11,6 +11,7 @@ from sana.commands.messages import messages
 if TYPE_CHECKING:
     from sana.judge_training import JudgeRun, JudgeTrained
 
+ALLOW = ", or allow changes"  # what the library has and the command has not
 STOPPED = 143  # what a shell says of a process that a SIGTERM ended
 RANK = 16
 
@@ -81,8 +82,8 @@ def _train(run: "JudgeRun", device: str | None, *, resume: bool) -> "JudgeTraine
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         return train_judge(run, device=usable_device(device), resume=resume)
-    except (CheckpointError, RunInUseError, ImportError) as error:  # ImportError: an extra that is not installed
-        raise ValueError(str(error)) from error
+    except (CheckpointError, RunInUseError) as error:
+        raise ValueError(str(error).replace(ALLOW, ", or start anew with another --out")) from error
 
 
 def _print_report(trained: "JudgeTrained", *, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 import typer
@@ -25,8 +25,11 @@ def messages() -> Iterator[None]:
         try:
             yield
         except EXPECTED as error:
-            typer.secho(f"error: {error}", fg="red", err=True)
-            raise typer.Exit(2) from None
+            _stop(error)
+        except ImportError as error:
+            if "pip install" not in str(error):
+                raise  # nothing that an extra would mend
+            _stop(error)
 
 
 def warn(text: object) -> None:
@@ -40,6 +43,11 @@ def warn_of_skipped(skipped: "Sequence[Skipped]", path: Path) -> None:
     if reasons:
         listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
         warn(f"skipped {listed}; see {path}")
+
+
+def _stop(error: Exception) -> NoReturn:
+    typer.secho(". ".join([f"error: {error}", *getattr(error, "__notes__", ())]), fg="red", err=True)
+    raise typer.Exit(2) from None
 
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:

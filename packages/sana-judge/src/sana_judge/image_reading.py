@@ -47,6 +47,10 @@ def _open(path: Path) -> Image.Image:
         raise ValueError(f"{path} has more than {MAX_PIXELS} pixels ({error}): make it smaller") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is no image that Pillow reads: give a PNG, JPEG or WebP") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        if getattr(error, "errno", None):
+            raise  # the system's: no such file, no permission
+        raise ValueError(f"{path} is damaged ({error}): write it again") from error
 
 
 def _decode(image: Image.Image, name: str) -> Image.Image:

@@ -21,11 +21,17 @@ class JudgeFacts:
         question: The wording, with {prompt} where the prompt belongs.
         calibration: What turns margins into probabilities.
         tasks: The same for prompts that are known to be of one task, such as "counting".
+        licence: Of the weights that it was trained from, which binds what is made of them; None where nobody said.
     """
 
     question: str = RELEASED_QUESTION
     calibration: Calibration = field(default_factory=Calibration)
     tasks: Mapping[str, Calibration] = field(default_factory=dict)
+    licence: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.licence, str | None):
+            raise ValueError(f"licence is {self.licence!r}; it must be a name such as cc-by-nc-4.0, or none")
 
     def calibration_of(self, task: str | None) -> Calibration:
         """Returns the calibration of a task, of prompts of any kind where it is None.

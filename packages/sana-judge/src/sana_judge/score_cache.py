@@ -44,8 +44,13 @@ class ScoreCache:
     """
 
     def __init__(self, path: str | PathLike[str]):
-        """Takes the path of the file; it is created with its folder when something is first kept."""
+        """Takes the path of the file; it is created with its folder when something is first kept.
+
+        Raises ValueError if the path is a folder.
+        """
         self.path = Path(path)
+        if self.path.is_dir():
+            raise ValueError(f"the cache {self.path} is a folder: name a file, such as {self.path / 'scores.sqlite'}")
 
     def find(self, keys: Sequence[ScoreKey]) -> list[Answer | None]:
         """Returns what is known of each key. Raises ValueError if the file is not a cache of scores."""

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
 
 # Gemma's vocabulary has added tokens for runs of these, which mean nothing but themselves.
 _BLANKS = " \t\n▁"
+# How the tokens of chats and images are written: <|im_end|>, <image>, </s>, <__media__>, [INST].
+_WRITTEN = re.compile(r"<[|｜][^<>]*[|｜]>|</?\w+>|\[/?(?:INST|IMG\w*|SYSTEM_PROMPT)\]")
 
 
 class SpecialTokens:
@@ -20,9 +22,12 @@ class SpecialTokens:
 
     def remove(self, text: str) -> str:
         """Takes them out of a text, also what taking out brings together."""
-        while (cleaned := self._pattern.sub("", text)) != text:
-            text = cleaned
-        return text
+        return _without(self._pattern, text)
+
+
+def remove_likely_tokens(text: str) -> str:
+    """Takes out what looks like a special token, for a model whose tokenizer is not here."""
+    return _without(_WRITTEN, text)
 
 
 def single_token(tokenizer: "PreTrainedTokenizerBase", word: str) -> int:
@@ -33,3 +38,9 @@ def single_token(tokenizer: "PreTrainedTokenizerBase", word: str) -> int:
     if len(tokens) != 1:
         raise ValueError(f"the tokenizer splits {word!r} into {len(tokens)} tokens; a judge needs a single one")
     return tokens[0]
+
+
+def _without(pattern: re.Pattern[str], text: str) -> str:
+    while (cleaned := pattern.sub("", text)) != text:
+        text = cleaned
+    return text

@@ -36,6 +36,8 @@ def test_the_later_line_of_an_image_counts_and_images_that_could_not_be_read_are
         {"class": 3, "score": 0.5, "box": [1, 2, 3, 4]},
         {"class": "cat", "score": "high", "box": [1, 2, 3, 4]},
         {"class": "cat", "score": 0.5, "box": [1, 2, 3, 4], "color": 3},
+        {"class": "cat", "score": float("nan"), "box": [1, 2, 3, 4]},
+        {"class": "cat", "score": 0.5, "box": [1, 2, 3, float("inf")]},
     ],
 )
 def test_another_kind_of_detection_is_named(tmp_path, entry):

@@ -184,6 +184,41 @@ def test_made_detections_must_be_of_all_images_and_name_their_colours(folder, tm
         score_detections(folder, made, out=tmp_path)
 
 
+def test_other_thresholds_may_be_lower_than_those_of_the_detections(folder, tmp_path):
+    strict = score(folder, threshold=0.99, counting_threshold=0.99, out=tmp_path)
+    assert strict.images == 0
+    assert (
+        score_detections(folder, tmp_path / "detections.jsonl", out=tmp_path, threshold=0.5).tasks["single_object"]
+        == score(folder).tasks["single_object"]
+    )
+
+
+def test_prompts_and_tasks_that_are_missing_are_warned_about_and_recorded(folder, metadata):
+    more = {"tag": "position", "prompt": "a photo of a dog above a cat", "include": [{"class": "dog", "count": 1}]}
+    with pytest.warns(UserWarning, match=r"1 of 4 prompts have no images .* all of two_object, position, color_attr"):
+        score(folder, metadata=[*metadata, more])
+    facts = json.loads((folder / "table.json").read_text())
+    assert facts["prompts_without_images"] == 1
+    assert facts["tasks_absent"] == ["two_object", "position", "color_attr"]
+
+
+def test_detections_of_an_image_that_was_replaced_are_refused(folder, tmp_path):
+    table = score(folder, out=tmp_path)
+    assert score_detections(folder, tmp_path / "detections.jsonl", out=tmp_path) == table
+    Image.new("RGB", (4, 4)).save(folder / "00001" / "samples" / "00001.png")
+    with pytest.raises(ValueError, match=r"00001/samples/00001\.png is not the image that the detections are of"):
+        score_detections(folder, tmp_path / "detections.jsonl", out=tmp_path)
+
+
+@pytest.mark.parametrize("rule", ["threshold", "counting_threshold", "max_overlap"])
+@pytest.mark.parametrize("bound", [float("nan"), -1.0, 5.0])
+def test_bounds_that_make_no_sense_are_refused_before_anything_is_detected(folder, rule, bound):
+    detector = Cats()
+    with pytest.raises(ValueError, match=f"{rule} is {bound}; it must be from 0 to 1"):
+        score(folder, detector, **{rule: bound})
+    assert not detector.calls
+
+
 def test_a_directory_without_images_is_an_error(tmp_path, metadata):
     geneval.save_prompt(tmp_path, 0, metadata[0], [])
     with pytest.warns(UserWarning, match="no images"), pytest.raises(FileNotFoundError, match="holds no images"):

@@ -30,6 +30,14 @@ def test_the_table_reads_as_text():
     assert text.count("100.00%") == 1
 
 
+def test_a_mean_of_fewer_tasks_says_so():
+    table = geneval.table(verdicts("colors", True))
+    assert table.absent == ("single_object", "two_object", "counting", "position", "color_attr")
+    assert "overall (mean of 1 of 6 tasks)" in str(table)
+    own = geneval.table(verdicts("colors", True) + verdicts("my task", True))
+    assert "overall (mean of tasks)" in str(own)
+
+
 def test_no_verdicts_make_no_table():
     with pytest.raises(ValueError, match="no verdicts"):
         geneval.table([])

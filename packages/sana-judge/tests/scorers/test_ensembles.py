@@ -50,6 +50,8 @@ def test_wrong_judges_and_weights_are_refused():
         RankMean([lengths, vowels], [1.0])
     with pytest.raises(ValueError, match="above 0"):
         RankMean([lengths], [0.0])
+    with pytest.raises(ValueError, match="finite"):
+        RankMean([lengths, vowels], [1.0, math.inf])
 
 
 def test_an_error_says_whose_it_was():

@@ -52,6 +52,15 @@ def run(picture, tmp_path):
     return root
 
 
+def test_prompts_with_the_line_ends_of_unicode_survive(picture, tmp_path):
+    prompt = "a sign\u2028with\u0085two lines\u000b"
+    picture("a.png")
+    line = {"filename": "a.png", "correct": True, "prompt": prompt}
+    (tmp_path / "results.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n\n", encoding="utf-8")
+    assert results_to_examples(tmp_path / "results.jsonl", tmp_path / "data.jsonl") == 1
+    assert [example.prompt for example in read_examples(tmp_path / "data.jsonl").usable] == [prompt]
+
+
 def test_results_become_examples(evaluated, tmp_path):
     assert results_to_examples(evaluated, tmp_path / "data.jsonl") == 3
     examples = read_examples(tmp_path / "data.jsonl").usable

@@ -76,3 +76,11 @@ def test_another_wording_can_be_given_and_nothing_given_is_changed():
     before = repr(PLACED)
     assert prompts(PLACED, say=lambda fields: fields["include"][1]["position"][0]) == ["right of"]
     assert repr(PLACED) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "plural"),
+    [("skis", "skis"), ("scissors", "scissors"), ("wine glass", "wine glasses"), ("couch", "couches")],
+)
+def test_plurals_are_those_of_english(name, plural):
+    assert geneval_prompt({"include": [{"class": name, "count": 3}]}) == f"a photo of three {plural}"

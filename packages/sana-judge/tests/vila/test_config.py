@@ -40,6 +40,12 @@ def test_other_kinds_of_vila_are_refused_by_name(checkpoint, edit_json, file, fi
         VILAConfig.read(checkpoint)
 
 
+def test_a_field_that_is_no_number_is_named_with_its_file(checkpoint, edit_json):
+    edit_json(checkpoint / "config.json", max_tiles="x")
+    with pytest.raises(ValueError, match=r"config\.json.*: max_tiles is 'x'; it must be a whole number"):
+        VILAConfig.read(checkpoint)
+
+
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [

@@ -64,6 +64,14 @@ def test_wordings_and_templates_that_cannot_work_are_refused(tokenizer, fields, 
         QuestionWriter(tokenizer, **fields).write("a cat")
 
 
+def test_a_broken_template_is_told_at_once_and_says_where_it_is_from(tokenizer):
+    with pytest.raises(ValueError, match=r"the chat_template of config\.json is broken"):
+        QuestionWriter(tokenizer, chat_template="{% for m in messages %}{{ m['content'] }}")
+    tokenizer.chat_template = "{{ raise_exception('no images here') }}"
+    with pytest.raises(ValueError, match=r"of the tokenizer in .*llm is broken \(no images here\)"):
+        QuestionWriter(tokenizer)
+
+
 def test_no_template_anywhere_is_refused(tokenizer):
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="has a chat_template"):

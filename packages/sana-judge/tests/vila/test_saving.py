@@ -38,6 +38,16 @@ def test_question_and_calibrations_are_saved(nvila_tiny, tmp_path):
     assert VILAJudge.from_pretrained(tmp_path).facts == judge.facts
 
 
+def test_the_licence_of_the_weights_survives_saving_and_other_facts(checkpoint, tmp_path):
+    (checkpoint / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    with pytest.warns(UserWarning, match="not for commercial use"):
+        judge = VILAJudge.from_pretrained(checkpoint)
+    judge.facts = JudgeFacts(calibration=Calibration(scale=0.5))
+    judge.save_pretrained(tmp_path / "trained")
+    with pytest.warns(UserWarning, match=r"the weights of trained are licensed cc-by-nc-4\.0: not for commercial use"):
+        assert VILAJudge.from_pretrained(tmp_path / "trained").facts.calibration.scale == 0.5
+
+
 def test_a_task_has_its_own_calibration(nvila_tiny, images):
     judge = VILAJudge.from_pretrained(nvila_tiny, dtype=torch.float32)
     judge.facts = JudgeFacts(tasks={"counting": Calibration(scale=2.0, offset=-1.0)})

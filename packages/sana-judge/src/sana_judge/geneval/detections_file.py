@@ -19,17 +19,24 @@ def read_detections(path: str | PathLike[str]) -> dict[str, list[Detection]]:
         FileNotFoundError: There is no such file.
         ValueError: A line is something else: names it.
     """
+    return read_hashed_detections(path)[0]
+
+
+def read_hashed_detections(path: str | PathLike[str]) -> tuple[dict[str, list[Detection]], dict[str, str]]:
+    """Read the same, and the hashes of the images that it was found in, as far as the file has them."""
     found: dict[str, list[Detection]] = {}
+    hashes: dict[str, str] = {}
     for number, record in enumerate(read_json_lines(Path(path)), 1):
         try:
             if "error" not in record:
                 found[record["filename"]] = parse_detections(record["detections"])
+                hashes |= {record["filename"]: record["image"]} if "image" in record else {}
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f'record {number} of {path} has no detections ({error!r}); it must be {{"filename": ..., "detections": '
                 '[{"class": ..., "score": ..., "box": [x0, y0, x1, y1]}, ...]}'
             ) from error
-    return found
+    return found, hashes
 
 
 def write_detections(path: str | PathLike[str], detections: Mapping[str, Sequence[Detection]]) -> None:

@@ -30,6 +30,10 @@ class Detection:
     color: str | None = None
     mask: Any = field(default=None, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.score, *self.box))):
+            raise ValueError(f"a {self.name} has the score {self.score} and the box {self.box}; they must be finite")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
@@ -55,7 +59,8 @@ def evaluate(
     color and position), exclude. What counts is said at `kept_detections`. Each requirement looks at the best `count`
     objects of its class.
 
-    Raises ValueError for a position that refers to no earlier requirement or names no known relation.
+    Raises ValueError for a position that refers to no earlier requirement or names no known relation, and for a
+    threshold that is not from 0 to 1.
     """
     kept = kept_detections(
         detections,
@@ -79,6 +84,14 @@ def evaluate(
     return Verdict(tag=tag, prompt=prompt, correct=not reasons, reason="\n".join(reasons))
 
 
+def check_rules(*, threshold: float, counting_threshold: float, max_overlap: float) -> None:
+    """Raise ValueError for a bound that is not from 0 to 1."""
+    rules = {"threshold": threshold, "counting_threshold": counting_threshold, "max_overlap": max_overlap}
+    for name, bound in rules.items():
+        if not 0 <= bound <= 1:
+            raise ValueError(f"{name} is {bound}; it must be from 0 to 1")
+
+
 def kept_detections(
     detections: Iterable[Detection],
     metadata: Mapping[str, Any],
@@ -92,6 +105,7 @@ def kept_detections(
     Those with a score above `threshold`, or `counting_threshold` for the tag "counting"; of those the best 16; of
     those each that overlaps no better one by `max_overlap` or more. 1.0, GenEval's default, keeps all.
     """
+    check_rules(threshold=threshold, counting_threshold=counting_threshold, max_overlap=max_overlap)
     bound = counting_threshold if metadata.get("tag") == "counting" else threshold
     best_first = sorted(detections, key=lambda detection: detection.score)[::-1]
     kept: dict[str, list[Detection]] = {}

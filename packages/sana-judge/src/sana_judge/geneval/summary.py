@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from sana_judge.geneval.rules import Verdict
 
+# Of the official prompts.
+TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
@@ -19,10 +22,22 @@ class Table:
     images: float
     prompts: float
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The official tasks that no image is of: `overall` is no GenEval score then."""
+        return tuple(task for task in TASKS if task not in self.tasks)
+
+    @property
+    def heading(self) -> str:
+        """What `overall` is the mean of."""
+        official = len(TASKS) - len(self.absent)
+        counted = f"{official} of {len(TASKS)} " if self.absent and official == len(self.tasks) else ""
+        return f"overall (mean of {counted}tasks)"
+
     def __str__(self) -> str:
-        rows = [*self.tasks.items(), ("overall (mean of tasks)", self.overall)]
+        rows = [*self.tasks.items(), (self.heading, self.overall)]
         rows += [("correct images", self.images), ("prompts with a correct image", self.prompts)]
-        return "\n".join(f"{name:<28} {100 * share:6.2f}%" for name, share in rows)
+        return "\n".join(f"{name:<30} {100 * share:6.2f}%" for name, share in rows)
 
 
 def table(verdicts: Iterable[Verdict]) -> Table:

@@ -47,7 +47,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         ValueError: A line is something else: names it.
     """
     records: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if line.strip():
             record = _object(line)
             if record is None:
@@ -58,7 +58,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
     """Read the whole lines of a journal, none if it does not exist; what kills cut in half is passed over."""
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
     return [record for record in map(_object, lines) if record is not None]
 
 

@@ -1,5 +1,6 @@
 """Several judges as one, by their ranks or by the strictest of them."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from sana_judge.image_reading import ImageLike
@@ -18,11 +19,13 @@ class RankMean:
     """
 
     def __init__(self, judges: Sequence[Judge], weights: Sequence[float] | None = None):
-        """Takes judges and their weights, equal ones if None; raises ValueError unless they match and are above 0."""
+        """Takes judges and their weights, equal ones if None; ValueError unless they match, finite and above 0."""
         self.judges = _some(judges)
         self.weights = [1.0] * len(judges) if weights is None else list(weights)
-        if len(self.weights) != len(judges) or not all(weight > 0 for weight in self.weights):
-            raise ValueError(f"{len(judges)} judges with the weights {self.weights}; it takes one above 0 per judge")
+        if len(self.weights) != len(judges) or not all(0 < weight < math.inf for weight in self.weights):
+            raise ValueError(
+                f"{len(judges)} judges with the weights {self.weights}; it takes one above 0, and finite, per judge"
+            )
 
     def __call__(self, prompt: str, images: Sequence[ImageLike]) -> list[float]:
         """Returns one number per image; raises what the judges raise, saying whose error it was."""

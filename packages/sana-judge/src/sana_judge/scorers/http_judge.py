@@ -13,6 +13,7 @@ from tqdm import tqdm
 from sana_judge.image_reading import ImageLike
 from sana_judge.judge_call import pair_prompts, read_at
 from sana_judge.scorers.chat_client import ChatClient, ChatError
+from sana_judge.special_tokens import remove_likely_tokens
 from sana_judge.vila.prompt import RELEASED_QUESTION
 
 # Tokens of a reply: room for "**Yes**" and the like.
@@ -23,7 +24,8 @@ class HTTPJudge:
     """P(yes) / (P(yes) + P(no)) of the first word of a server's answer; 1 or 0 where it tells no probabilities.
 
     Asks OpenAI-compatible servers (vLLM, SGLang, llama.cpp, hosted ones) for the 20 likeliest first words; spellings of
-    yes and of no are added. A server that refuses logprobs is asked without them from then on.
+    yes and of no are added, and count where they hold more than half of the probability. A server that refuses logprobs
+    is asked without them from then on. What looks like a special token in a prompt is taken out.
 
     Attributes:
         model: Name of the model on the server.
@@ -100,7 +102,7 @@ class HTTPJudge:
         address = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
         content = [
             {"type": "image_url", "image_url": {"url": address}},
-            {"type": "text", "text": self.question.replace("{prompt}", prompt)},
+            {"type": "text", "text": self.question.replace("{prompt}", remove_likely_tokens(prompt))},
         ]
         messages = [{"role": "user", "content": content}]
         return {"model": self.model, "messages": messages, "max_tokens": _REPLY_TOKENS, "temperature": 0}
@@ -119,19 +121,22 @@ class HTTPJudge:
 
 
 def p_yes(reply: dict[str, Any]) -> float:
-    """Returns the probability of yes against no in a chat completion, 1 or 0 where there are no logprobs.
+    """Returns the probability of yes against no in a chat completion, 1 or 0 where there are no logprobs of them.
+
+    They are those of the first token that is a word: before "**Yes**" comes a token that is none.
 
     Raises ValueError where the reply is no completion, or answers neither yes nor no.
     """
     try:
         choice = reply["choices"][0]
         text = str(choice["message"]["content"] or "")
-        first = ((choice.get("logprobs") or {}).get("content") or [{}])[0]
+        tokens = (choice.get("logprobs") or {}).get("content") or []
+        first: dict[str, Any] = next((token for token in tokens if _word(str(token.get("token")))), {})
         likeliest = [(str(word["token"]), float(word["logprob"])) for word in first.get("top_logprobs") or []]
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"the server's reply is no chat completion (it has {sorted(reply)})") from error
-    yes, no = (sum(math.exp(p) for word, p in likeliest if _word(word) == answer) for answer in ("yes", "no"))
-    if math.isfinite(yes + no) and yes + no > 0:
+    yes, no = (sum(math.exp(min(p, 0)) for word, p in likeliest if _word(word) == answer) for answer in ("yes", "no"))
+    if yes + no > 0.5:
         return yes / (yes + no)
     if _word(text) not in ("yes", "no"):
         raise ValueError(f"the server answers {text[:80]!r}; it must answer yes or no: ask another model")

@@ -17,7 +17,7 @@ def results_to_examples(
     results: str | PathLike[str],
     data: str | PathLike[str],
     *,
-    say: Callable[[Mapping[str, Any]], str] = geneval_prompt,
+    say: Callable[[Mapping[str, Any]], str] | None = geneval_prompt,
 ) -> int:
     """Write examples of every image in an evaluator's results; returns how many.
 
@@ -25,7 +25,7 @@ def results_to_examples(
         results: GenEval's results.jsonl: lines with filename, tag, prompt, correct, metadata. File names are relative
             to the folder of this file, or to where the evaluator ran.
         data: the file to write; the images must lie below its folder.
-        say: words hard negatives, which right images get where the line has metadata.
+        say: words hard negatives, which right images get where the line has metadata; None writes none.
 
     Raises:
         FileNotFoundError: an image is not there.
@@ -40,7 +40,7 @@ def run_to_examples(
     results: str | PathLike[str],
     data: str | PathLike[str],
     *,
-    say: Callable[[Mapping[str, Any]], str] = geneval_prompt,
+    say: Callable[[Mapping[str, Any]], str] | None = geneval_prompt,
 ) -> int:
     """Write examples of the images that a best-of-N run kept and an evaluator judged; returns how many.
 
@@ -87,7 +87,9 @@ def _prompt(path: Path) -> str | None:
 
 
 def _read_results(results: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    for number, line in enumerate(results.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(results.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
         try:
             fields = json.loads(line)
             name, _ = str(fields["filename"]), bool(fields["correct"])
@@ -101,7 +103,7 @@ def _read_results(results: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _labelled(
-    fields: Mapping[str, Any], image: Path, say: Callable[[Mapping[str, Any]], str]
+    fields: Mapping[str, Any], image: Path, say: Callable[[Mapping[str, Any]], str] | None
 ) -> tuple[Path, dict[str, Any]]:
     metadata = fields.get("metadata")
     metadata = json.loads(metadata) if isinstance(metadata, str) else metadata
@@ -109,7 +111,7 @@ def _labelled(
     if not isinstance(prompt, str):
         raise ValueError(f"the result of {image} has no prompt: evaluate with one, or give the run directory")
     line: dict[str, Any] = {"prompt": prompt, "label": int(bool(fields["correct"])), "task": fields.get("tag", "")}
-    if line["label"] and metadata and "include" in metadata:
+    if say and line["label"] and metadata and "include" in metadata:
         line["negatives"] = [negative["prompt"] for negative in hard_negatives(metadata, say=say)]
     return image, line
 

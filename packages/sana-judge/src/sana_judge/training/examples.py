@@ -62,7 +62,7 @@ def read_examples(path: str | PathLike[str], *, check_images: bool = True, progr
         ValueError: a line is no example, or its image lies outside; names the line. Or no example is usable.
     """
     path = Path(path)
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").split("\n")  # U+2028 and U+0085 end no line of JSON
     numbered = {number: _example(line, path, number) for number, line in enumerate(lines, 1) if line.strip()}
     refused: dict[int, str] = {}
     for number, example in tqdm(numbered.items(), desc="reading images", delay=1, disable=not progress):

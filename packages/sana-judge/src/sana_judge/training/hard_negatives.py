@@ -10,11 +10,18 @@ COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown",
 
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
-_IRREGULAR = {"person": "people", "knife": "knives", "mouse": "mice", "sheep": "sheep", "scissors": "scissors"}
+_IRREGULAR = {
+    "person": "people",
+    "knife": "knives",
+    "mouse": "mice",
+    "sheep": "sheep",
+    "scissors": "scissors",
+    "skis": "skis",
+}
 
 
 def geneval_prompt(metadata: Mapping[str, Any]) -> str:
-    """GenEval's wording: "a photo of two red apples left of a cat"."""
+    """GenEval's sentences, "a photo of two red apples left of a cat", with the plurals of English."""
     phrases = [_phrase(item) for item in metadata["include"]]
     for place, item in enumerate(metadata["include"]):
         if "position" in item:

@@ -67,18 +67,25 @@ class VILAConfig:
 
         Raises:
             FileNotFoundError: There is no config.json, or a part's is missing.
-            ValueError: The checkpoint is of a kind that is not supported: names the field.
+            ValueError: The checkpoint is of a kind that is not supported, or a value cannot be: names file and field.
         """
         fields = read_json(root / CONFIG)
+        try:
+            return cls._of(root, fields)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{root / CONFIG}, or the one of a part: {error}") from error
+
+    @classmethod
+    def _of(cls, root: Path, fields: Mapping[str, Any]) -> Self:
         _check_supported(fields, _part(root, fields, "mm_projector"))
         vision = SiglipVisionConfig(**_part(root, fields, "vision_tower"))
         return cls(
             vision=vision,
             language=Qwen2Config(**_part(root, fields, "llm")),
-            vision_layers=_count_layers(vision.num_hidden_layers, int(fields.get("mm_vision_select_layer", -2))),
+            vision_layers=_count_layers(vision.num_hidden_layers, _whole(fields, "mm_vision_select_layer", -2)),
             image_aspect_ratio=fields.get("image_aspect_ratio", "dynamic"),
-            min_tiles=int(fields.get("min_tiles", 1)),
-            max_tiles=int(fields.get("max_tiles", 12)),
+            min_tiles=_whole(fields, "min_tiles", 1),
+            max_tiles=_whole(fields, "max_tiles", 12),
             chat_template=fields.get("chat_template"),
         )
 
@@ -94,6 +101,13 @@ def _part(root: Path, fields: Mapping[str, Any], name: str) -> dict[str, Any]:
         f"{root} has no {name}/{CONFIG}, nor {name}_cfg in {CONFIG}: give the folder of a whole VILA checkpoint, "
         "with llm, vision_tower and mm_projector"
     )
+
+
+def _whole(fields: Mapping[str, Any], name: str, usual: int) -> int:
+    value = fields.get(name, usual)
+    if not isinstance(value, int):
+        raise ValueError(f"{name} is {value!r}; it must be a whole number")
+    return value
 
 
 def _check_supported(fields: Mapping[str, Any], projector: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Self, get_args
@@ -20,7 +21,7 @@ from sana_judge.quantization import Quantization, quantize_linears
 from sana_judge.score_cache import ScoreCache, ScoreKey
 from sana_judge.vila.answering import answer_pairs, answer_prompts
 from sana_judge.vila.config import VILAConfig
-from sana_judge.vila.licence import licence_notice
+from sana_judge.vila.licence import find_licence, licence_notice
 from sana_judge.vila.model import VILAModel
 from sana_judge.vila.prompt import QuestionWriter
 from sana_judge.vila.saving import save_judge
@@ -73,6 +74,7 @@ class VILAJudge:
         self.progress = progress
         self.tokenizer = tokenizer
         self.facts = facts or JudgeFacts()
+        self._licence = self.facts.licence  # whatever facts replace these
         self._revision = revision
         self.questions = QuestionWriter(
             tokenizer,
@@ -129,7 +131,7 @@ class VILAJudge:
         return cls(
             model,
             tokenizer,
-            facts=JudgeFacts.read(root),
+            facts=replace(JudgeFacts.read(root), licence=find_licence(repo_or_dir, root)),
             max_tiles=max_tiles,
             rule=rule,
             cache=None if cache is None else ScoreCache(cache),
@@ -145,6 +147,8 @@ class VILAJudge:
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Writes a folder that `from_pretrained` reads: weights, tokenizer, judge.json; config.json comes last.
 
+        judge.json keeps the licence of the weights that it was loaded from.
+
         Raises:
             ValueError: The language model is quantized.
         """
@@ -153,7 +157,7 @@ class VILAJudge:
             self.model.config,
             self.model.state_dict(),
             tokenizer=self.tokenizer,
-            facts=self.facts,
+            facts=replace(self.facts, licence=self.facts.licence or self._licence),
         )
 
     def score(

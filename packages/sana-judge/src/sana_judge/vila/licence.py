@@ -4,17 +4,26 @@ import re
 from os import PathLike
 from pathlib import Path
 
+from sana_judge.checkpoint_reading import read_json
+from sana_judge.judge_facts import FACTS
+
 RELEASED = "NVILA-Lite-2B-Verifier"
 
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
 _LICENCE = re.compile(r"^license(?:_name)?:\s*['\"]?([\w.-]+)", re.MULTILINE)
 
 
-def licence_notice(repo_or_dir: str | PathLike[str], root: Path) -> str | None:
-    """Returns what a user of non-commercial weights must know, or None: by the folder's card, else by its name."""
-    name, licence = Path(repo_or_dir).name, _card_licence(root)
-    if licence is None and name == RELEASED:
+def find_licence(repo_or_dir: str | PathLike[str], root: Path) -> str | None:
+    """Returns the licence of a checkpoint's weights: by what it was trained from, else its card, else its name."""
+    licence = read_json(root / FACTS).get("licence") or _card_licence(root)
+    if licence is None and Path(repo_or_dir).name == RELEASED:
         licence = "cc-by-nc-sa-4.0"
+    return None if licence is None else str(licence)
+
+
+def licence_notice(repo_or_dir: str | PathLike[str], root: Path) -> str | None:
+    """Returns what a user of non-commercial weights must know, or None; see `find_licence`."""
+    name, licence = Path(repo_or_dir).name, find_licence(repo_or_dir, root)
     if licence is None or "nc" not in re.split(r"[-_.]", licence.lower()):
         return None
     return (

@@ -54,13 +54,16 @@ class QuestionWriter:
     ):
         """Takes a tokenizer, the wording with its {prompt}, and a chat template: Jinja, a name, or the tokenizer's.
 
-        Raises ValueError where the wording has no {prompt}, there is no template, or an answer is not one token.
+        Raises ValueError where the wording has no {prompt}, there is no template or it is broken, or an answer is not
+        one token.
         """
         if "{prompt}" not in wording:
             raise ValueError(f"the wording is {wording!r}; it must say {{prompt}} where the prompt belongs")
         self._tokenizer = tokenizer
         self._wording = wording
         self._template = _find_template(tokenizer, chat_template)
+        self._template_of = "config.json" if chat_template else f"the tokenizer in {tokenizer.name_or_path}"
+        self._chat(_IMAGE)  # a broken template is told before weights are put to work
         self._break = "\n" if break_after_tiles else ""
         self._special = SpecialTokens(tokenizer, *_MEDIA)
         self.newline = self._encode("\n")
@@ -78,11 +81,17 @@ class QuestionWriter:
         return Question(head=tuple(self._encode(head)), tail=tuple(self._encode(tail)))
 
     def _chat(self, content: str) -> str:
+        from jinja2 import TemplateError
+
         messages = [{"role": "user", "content": content}]
-        # transformers renders templates in Jinja's sandbox.
-        text = self._tokenizer.apply_chat_template(
-            messages, chat_template=self._template, add_generation_prompt=True, tokenize=False
-        )
+        try:  # transformers renders templates in Jinja's sandbox
+            text = self._tokenizer.apply_chat_template(
+                messages, chat_template=self._template, add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            raise ValueError(
+                f"the chat_template of {self._template_of} is broken ({error}): download the checkpoint again"
+            ) from error
         assert isinstance(text, str)
         if text.count(_IMAGE) != 1:
             raise ValueError(f"the chat template writes {text.count(_IMAGE)} images for one: {text!r}")

@@ -1,0 +1,28 @@
+"""sana judge-data: what a judge learns from, out of pictures that GenEval judged."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sana.commands.messages import messages
+
+
+def judge_data(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS.jsonl", help="What `sana evaluate geneval` wrote.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="In a folder that holds the pictures.")],
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A best-of run: its pictures alone, with its prompts.")
+    ] = None,
+    negatives: Annotated[bool, typer.Option(help="Add prompts that right pictures just miss.")] = True,
+) -> None:
+    """Write labelled pictures for `sana judge-train`."""
+    with messages():
+        from sana_judge.training import geneval_prompt, results_to_examples, run_to_examples
+
+        say = geneval_prompt if negatives else None
+        if run is None:
+            count = results_to_examples(results, out, say=say)
+        else:
+            count = run_to_examples(run, results, out, say=say)
+        typer.echo(f"{count:,} labelled pictures in {out}")

@@ -1,0 +1,24 @@
+import pytest
+import typer
+
+from sana.commands.messages import messages
+
+
+def test_an_extra_that_is_missing_is_one_line(capsys):
+    with pytest.raises(typer.Exit) as stopped, messages():
+        raise ImportError("plots need matplotlib: pip install 'sana-judge[train]'")
+    assert stopped.value.exit_code == 2
+    assert capsys.readouterr().err == "error: plots need matplotlib: pip install 'sana-judge[train]'\n"
+
+
+def test_an_import_that_no_extra_mends_keeps_its_traceback():
+    with pytest.raises(ImportError, match="cannot import name"), messages():
+        raise ImportError("cannot import name 'x' from 'sana'")
+
+
+def test_notes_say_which_image_it_was(capsys):
+    error = ValueError("a.png is damaged")
+    error.add_note("It is images[3].")
+    with pytest.raises(typer.Exit), messages():
+        raise error
+    assert capsys.readouterr().err == "error: a.png is damaged. It is images[3].\n"
