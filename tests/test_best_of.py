@@ -1,17 +1,21 @@
 import json
 import os
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from sana.best_of import Drawing, load_sampler, make_executor, parse_stop
+from sana.best_of import Drawing, claim_run, load_sampler, make_executor, parse_stop
 from sana.commands import app
 from sana.judges import load_judge
 from sana_scale import Budget, ImprovementBelow, Local, NoGain, PreviewingSampler, Ray, SharedDir, Threshold
+from sana_scale.files import FileLock
 
 NVILA_TINY = Path(__file__).parents[1] / "packages" / "sana-judge" / "tests" / "fixtures" / "nvila-tiny"
 
@@ -66,6 +70,42 @@ def test_a_run_directory_goes_on_and_knows_who_made_it(run, tmp_path):
     assert "n was 4 and is now 5" in run("a cat", "-n", 5, *ask[3:]).stderr
 
 
+def test_a_run_directory_knows_weights_and_dtype(small_folder, tmp_path):
+    model = shutil.copytree(small_folder, tmp_path / "model")
+    drawing = Drawing(model=str(model))
+    claim_run(tmp_path / "run", drawing, "clip:nobody/nothing")
+    claim_run(tmp_path / "run", drawing, "clip:nobody/nothing")
+    with pytest.raises(ValueError, match="dtype was None and is now 'bfloat16'"):
+        claim_run(tmp_path / "run", replace(drawing, dtype=torch.bfloat16), "clip:nobody/nothing")
+    weights = next(model.rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(ValueError, match="model_weights was"):
+        claim_run(tmp_path / "run", drawing, "clip:nobody/nothing")
+
+
+@pytest.mark.parametrize("ask", [("-n", 2, "--keep", 4), ("-n", 8, "--keep", 4, "--budget", 2)], ids=str)
+def test_a_senseless_request_claims_no_directory(run, tmp_path, ask):
+    result = run("a cat", *ask, "--run-dir", tmp_path / "run", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "keep=4" in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_run_directory_that_is_a_file_or_in_use_is_one_line(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "is a file: give a folder" in run("a cat", "-n", 1, "--run-dir", tmp_path / "file").stderr
+    with FileLock(tmp_path / "lock", purpose="this"):
+        result = run("a cat", "-n", 1, "--run-dir", tmp_path)
+    assert result.exit_code == 2
+    assert "in use by process" in result.stderr
+    assert not (tmp_path / "made-by.json").exists()
+
+
+def test_of_few_pictures_all_are_kept(run, tmp_path):
+    (record,) = json.loads(run("a cat", "-n", 2, "--out", tmp_path, "--json").stdout)
+    assert len(record["best"]) == 2
+
+
 def test_prompts_of_a_file_share_a_budget(run, tmp_path):
     (tmp_path / "prompts.txt").write_text("a cat\n\na dog\n", encoding="utf-8")
     ask = ("--prompts", tmp_path / "prompts.txt", "-n", 8, "--batch-size", 2, "--budget", 8, "--keep", 1)
@@ -74,6 +114,17 @@ def test_prompts_of_a_file_share_a_budget(run, tmp_path):
     records = json.loads(result.stdout)
     assert [record["prompt"] for record in records] == ["a cat", "a dog"]
     assert sum(record["generated"] for record in records) == 8
+
+
+def test_prompts_that_read_alike_have_files_of_their_own(run, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a cat\nA cat!\na dog\n", encoding="utf-8")
+    ask = ("--prompts", tmp_path / "prompts.txt", "-n", 1, "--keep", 1)
+    records = json.loads(run(*ask, "--out", tmp_path / "out", "--json").stdout)
+    for record in records:
+        with Image.open(record["best"][0]["path"]) as picture:
+            assert json.loads(picture.text["sana"])["prompt"] == record["prompt"]
+    assert len(list((tmp_path / "out").glob("*.png"))) == 6  # a picture and a sheet each
+    assert {"a-dog-0.png", "a-dog-sheet.png"} <= set(os.listdir(tmp_path / "out"))
 
 
 def test_it_stops_where_it_is_told_to(run, tmp_path):
@@ -105,6 +156,11 @@ def test_the_curve_is_written_as_json_and_as_a_picture(run, tmp_path):
         (["a", "-n", "2", "--keep", "3"], "n=2 images cannot give the best keep=3"),
         (["a", "--stop", "loud"], "--stop is 'loud'"),
         (["a", "--stop", "gain=0"], r"--stop is 'gain=0' \(NoGain\(images=0\)"),
+        (["a", "--stop", "gain=inf"], r"--stop is 'gain=inf' \(inf is no whole number"),
+        (["a", "--stop", "images=nan"], r"--stop is 'images=nan'"),
+        (["a", "--stop", "p=nan"], r"--stop is 'p=nan' \(Threshold\(score=nan\)"),
+        (["a", "--stop", "p=95"], r"--stop is 'p=95' \(p is 95"),
+        (["a", "--stop", "improvement=nan"], r"--stop is 'improvement=nan'"),
         (["a", "--prune", "--prune-at", "2"], "--prune-at is '2'"),
         (["a", "--curve", "--stop", "0.9"], "--curve is for whole runs"),
         (["a", "--executor", "shared-dir"], "give --run-dir"),

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 
 import pytest
 import torch
@@ -119,6 +120,23 @@ def test_recovery_brings_the_model_closer_to_what_it_was(run, tmp_path):
     assert len(SanaPipeline.from_pretrained(tmp_path / "small", device="cpu").transformer.blocks) == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "words"), [(["--blocks", 0], r"blocks \[1\] -> \[0\]"), (["--blocks", 1, "--seed", 5], "data ")]
+)
+def test_a_recovery_does_not_go_on_for_another_plan_or_other_pictures(run, tmp_path, monkeypatch, change, words):
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SanaPipeline, "save_pretrained", killed)
+        assert run(tmp_path / "small", "--blocks", 1, "--recover", 2).exit_code != 0
+    result = run(tmp_path / "small", *change, "--recover", 2)
+    assert result.exit_code == 2
+    assert re.search(words, result.stderr)
+    assert not (tmp_path / "small" / "model_index.json").exists()
+    assert run(tmp_path / "small", "--blocks", 1, "--recover", 2).exit_code == 0
+
+
 def test_calibration_prompts_are_a_hundred_different_ones():
     for model in ("embedded", "anything/else"):
         prompts = calibration_prompts(model)
@@ -136,6 +154,10 @@ def test_calibration_prompts_are_a_hundred_different_ones():
         (["--keep", 1, "--protect-head", 1, "--selector", "random"], "blocks can be protected where they are ranked"),
         (["--keep", 1, "--importance", "nowhere.json"], "nowhere.json"),
         (["--plan", "nowhere.json"], "nowhere.json"),
+        (["--plan", "nowhere.json", "--selector", "random"], "--plan says which blocks stay"),
+        (["--plan", "nowhere.json", "--protect-tail", 1], "--plan says which blocks stay"),
+        (["--plan", "nowhere.json", "--importance", "scores.json"], "--plan says which blocks stay"),
+        (["--blocks", 1, "--selector", "random"], "the blocks are listed and the selector is 'random'"),
         (["--keep", 1, "--recover", "nowhere.toml"], "there is no run file"),
     ],
 )

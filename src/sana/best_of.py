@@ -1,7 +1,8 @@
 """Best-of-N with a pipeline and a judge by their names, here or on several workers, and the pictures that it leaves."""
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
+from sana.catalog import locate
 from sana.contact_sheet import Entry, contact_sheets
 from sana.judges import load_judge
 from sana.pipeline import SanaPipeline
@@ -26,10 +28,13 @@ from sana_scale import (
     StopRule,
     Threshold,
 )
-from sana_scale.files import write_json
+from sana_scale.files import FileLock, write_json
+from sana_scale.many_prompts import check_budget
+from sana_scale.request import Request
 
 ExecutorName = Literal["local", "shared-dir", "ray"]
 MADE_BY = "made-by.json"
+WEIGHTS = (".safetensors", ".bin", ".pth")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +117,7 @@ def parse_stop(text: str) -> StopRule:
     """
     kind, equals, number = text.rpartition("=")
     makers: dict[str, Callable[[float], StopRule]] = {
-        "p": Threshold,
+        "p": lambda value: Threshold(_probability(value)),
         "gain": lambda value: NoGain(_whole(value)),
         "improvement": lambda value: ImprovementBelow(value, ceiling=1.0),
         "images": lambda value: Budget(images=_whole(value)),
@@ -128,22 +133,48 @@ def parse_stop(text: str) -> StopRule:
         ) from None
 
 
+def check_request(prompts: Sequence[str], options: Mapping[str, Any], budget: int | None) -> None:
+    """Raise ValueError where the numbers of a run make no sense together; `options` are those of `best_of_n`."""
+    first = Request(prompt=prompts[0], **options)
+    if budget is not None:
+        check_budget(budget, first, len(prompts))
+
+
 def claim_run(run_dir: Path, drawing: Drawing, judge: str) -> None:
     """Write down who draws and judges in a run directory, or check that it is who did so before.
 
+    Folders are known by the hash of their weights as well; models on the Hub are known by name.
+
     Raises:
-        ValueError: it was another model, other settings or another judge.
+        ValueError: it was another model, other settings or another judge; or `run_dir` is a file.
+        RuntimeError: another process drives it.
     """
     here = {"judge": judge, "model": drawing.model, **drawing.options}
-    path = run_dir / MADE_BY
-    if not path.exists():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_json(path, here)
-        return
-    there = json.loads(path.read_text(encoding="utf-8"))
+    here |= {"dtype": drawing.dtype and str(drawing.dtype).removeprefix("torch.")}
+    here |= {"model_weights": _weights(str(locate(drawing.model)[0])), "judge_weights": _weights(judge)}
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ValueError(f"--run-dir {run_dir} is a file: give a folder, or the name of a new one")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(run_dir / "lock", purpose=f"the run directory {run_dir}"):
+        path = run_dir / MADE_BY
+        if not path.exists():
+            write_json(path, here)
+        there = json.loads(path.read_text(encoding="utf-8"))
     if changed := [name for name in here if there.get(name) != here[name]]:
         facts = ", ".join(f"{name} was {there.get(name)!r} and is now {here[name]!r}" for name in changed)
         raise ValueError(f"{run_dir} was made otherwise: {facts}. Choose another --run-dir")
+
+
+def _weights(name: str) -> str | None:
+    """A hash of the weights in a folder, which may follow a kind of judge; None for what is not on this machine."""
+    folder = next((Path(part) for part in (name, name.partition(":")[2]) if part and Path(part).is_dir()), None)
+    if folder is None:
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in WEIGHTS):
+        with path.open("rb") as file:
+            digest.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def save_result(
@@ -185,6 +216,7 @@ def summary(result: BestOfN[Image.Image]) -> dict[str, Any]:
         "prompt": result.prompt,
         "judged": len(result.candidates),
         "generated": result.generated,
+        "wasted": result.wasted,
         "cost_in_images": result.cost,
         "stopped": result.stopped,
         "pruned": len(result.pruned),
@@ -193,6 +225,12 @@ def summary(result: BestOfN[Image.Image]) -> dict[str, Any]:
 
 
 def _whole(value: float) -> int:
-    if value != int(value):
-        raise ValueError(f"{value} is no whole number")
+    if not value.is_integer():
+        raise ValueError(f"{value:g} is no whole number")
     return int(value)
+
+
+def _probability(value: float) -> float:
+    if value > 1:
+        raise ValueError(f"p is {value:g} and is a probability, 1 at most")
+    return value

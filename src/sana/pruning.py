@@ -56,6 +56,8 @@ class Choice:
             raise ValueError(
                 "blocks can be protected where they are ranked: not in a list, and not by uniform or random"
             )
+        if self.selector != "importance" and not isinstance(self.keep, int):
+            raise ValueError(f"the blocks are listed and the selector is {self.selector!r}: leave one out")
         if self.scores is not None and self.selector != "importance":
             raise ValueError(f"scores are given and the selector is {self.selector!r}: it makes its own, leave one out")
 
@@ -92,7 +94,8 @@ def prune_folder(pipeline: SanaPipeline, destination: Path, task: Task, *, progr
     Called again after a kill it measures anew and goes on with the recovery. The pipeline's index is written last.
 
     Raises:
-        ValueError: blocks, scores, plan or run file do not fit the model.
+        ValueError: blocks, scores, plan or run file do not fit the model, or a recovery that has begun there is another
+            plan's.
         InterruptedError: recovery was stopped by SIGTERM; the same call goes on.
     """
     folder = destination / "pruning"
@@ -117,6 +120,7 @@ def prune_folder(pipeline: SanaPipeline, destination: Path, task: Task, *, progr
                 shift=pipeline.facts.flow_shift,
                 steps=int(task.recover),
                 task=0.0,
+                data=learning.description,
                 progress=progress,
             )
         else:

@@ -1,7 +1,7 @@
 """Recovery of a pruned transformer: it learns from the unpruned one, on pictures of that one or on data."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from torch.optim import AdamW
 from sana.pipeline import SanaPipeline
 from sana.pruning_calibration import Sample
 from sana.run_settings import RunSettings, read_settings
-from sana.training_run import check_data, make_objective, make_optimizer
+from sana.training_run import check_data, fixed_settings, make_objective, make_optimizer
 from sana_dit import Captions, SanaTransformer
 from sana_scale import PrunePlan
-from sana_scale.depth import Distillation
-from sana_train import Batches, FlowMatching, LatentShards, TrainConfig, Trainer
+from sana_scale.depth import Distillation, calibration_hash
+from sana_train import Batches, CheckpointError, FlowMatching, LatentShards, TrainConfig, Trainer
 
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-4
@@ -73,9 +73,12 @@ def recover_on_batches(
     lr: float = LEARNING_RATE,
     task: float = 1.0,
     seed: int = 0,
+    data: object = None,
     progress: bool = True,
 ) -> Recover:
-    """A recovery on any batches; it goes on if `run_dir` has begun.
+    """A recovery on any batches; it goes on if `run_dir` has begun with the same model, blocks and `data`.
+
+    `data` is what the batches are made of, in what JSON holds.
 
     The learning rate rises over a tenth of the steps and falls to a tenth of itself over the last half. `task` weighs
     flow matching on the batches' latents beside what the unpruned model says of them. For `DrawnSamples` it should be
@@ -99,7 +102,7 @@ def recover_on_batches(
         )
         optimizer = AdamW(student.parameters(), lr=lr, weight_decay=0.0)
         distillation = Distillation(FlowMatching(shift=shift), _teacher(unpruned), plan, task=task)
-        return _trained(student, distillation, optimizer, batches, config)
+        return _trained(student, distillation, optimizer, batches, config, settings=_fixed(plan, data))
 
     return recover
 
@@ -126,9 +129,17 @@ def recover_on_data(settings: RunSettings, pipeline: SanaPipeline) -> Recover:
         check_data(data, student.config, settings.data.shards)
         objective = make_objective(settings, student, pipeline.caption_encoder, tokens=data.caption_shape[0])
         optimizer = make_optimizer(student, settings.optimizer, seed=settings.train.seed)
-        return _trained(student, Distillation(objective, _teacher(unpruned), plan), optimizer, data, settings.train)
+        distillation = Distillation(objective, _teacher(unpruned), plan)
+        fixed = _fixed(plan, fixed_settings(settings, data))
+        return _trained(student, distillation, optimizer, data, settings.train, settings=fixed)
 
     return recover
+
+
+def _fixed(plan: PrunePlan, data: object) -> dict[str, Any]:
+    """What a recovery that goes on must have in common with the one that began, apart from its configuration."""
+    hashes = {"unpruned": plan.model, "pruned": plan.pruned, "data": calibration_hash(data)}
+    return {"blocks": list(plan.kept)} | {name: value[:16] for name, value in hashes.items()}
 
 
 def _teacher(unpruned: SanaTransformer) -> SanaTransformer:
@@ -141,8 +152,14 @@ def _trained(
     optimizer: torch.optim.Optimizer,
     batches: Batches,
     config: TrainConfig,
+    *,
+    settings: Mapping[str, Any],
 ) -> SanaTransformer:
-    if not Trainer.start_or_resume(student, distillation, optimizer, batches, config).fit():
+    try:
+        trainer = Trainer.start_or_resume(student, distillation, optimizer, batches, config, settings=settings)
+    except CheckpointError as error:
+        raise ValueError(f"{error}. To recover from the beginning, remove {config.run_dir}") from error
+    if not trainer.fit():
         raise InterruptedError(f"recovery was stopped: the same call goes on from {config.run_dir}")
     device = next(student.parameters()).device
     return SanaTransformer.from_pretrained(Path(config.run_dir) / "model", device=device).eval()

@@ -61,7 +61,7 @@ def make_trainer(
         settings.train,
         validation=_validation(settings, model.config, objective),
         sample=_samples(settings, model, encoder, device),
-        settings=_fixed(settings, data),
+        settings=fixed_settings(settings, data),
         **options,
     )
 
@@ -72,7 +72,7 @@ def training_data(settings: RunSettings) -> LatentShards:
     return LatentShards(chosen.shards, batch_size=chosen.batch_size, seed=chosen.seed, captions=chosen.captions())
 
 
-def _fixed(settings: RunSettings, data: LatentShards) -> dict[str, Any]:
+def fixed_settings(settings: RunSettings, data: LatentShards) -> dict[str, Any]:
     """What decides what a run learns, apart from [train] and [optimizer]: a resumed run must have the same."""
     shards = [[header.path.name, header.samples, header.sha256] for header in data.headers]
     config = model_config(settings.model)

@@ -50,10 +50,21 @@ def test_the_oracle_of_right_and_wrong_is_pass_at_k():
 
 
 def test_weights_are_shares_of_one_up_to_the_sizes_of_the_paper():
-    for length, k, keep in ((2048, 1024, 4), (2048, 2048, 4), (2048, 1, 1), (2048, 4, 4), (37, 5, 3)):
+    long = ((4096, 256, 256), (4096, 2048, 64), (4096, 4000, 300), (2048, 1024, 4), (2048, 2048, 4))
+    for length, k, keep in (*long, (2048, 1, 1), (2048, 4, 4), (37, 5, 3), (1, 1, 1)):
         weights = subset_weights(length, k, keep)
+        assert len(weights) == length - k + keep
         assert min(weights) >= 0
         assert sum(weights) == pytest.approx(1, abs=1e-11)  # 2048 products in a row, 2e-16 each
+
+
+def test_a_weight_is_that_of_whole_numbers():
+    length, k, keep = 600, 300, 100
+    for place, weight in enumerate(subset_weights(length, k, keep)):
+        ranks = range(max(0, k - length + place), min(keep, place + 1, k))
+        ways = sum(math.comb(place, rank) * math.comb(length - place - 1, k - rank - 1) for rank in ranks)
+        # 600 factors in a row and as many terms, 2e-16 each; below 1e-300 nothing counts.
+        assert weight == pytest.approx(ways / (math.comb(length, k) * keep), rel=1e-12, abs=1e-300)
 
 
 def test_prompts_are_averaged():
@@ -131,3 +142,9 @@ def test_senseless_scores_are_refused(ask, words):
 def test_a_k_without_images_is_refused(ask):
     with pytest.raises(ValueError, match="must lie between"):
         best_of_k_curve([1.0, 2.0], **ask)
+
+
+@pytest.mark.parametrize("ask", [{"confidence": 95}, {"confidence": 0}, {"confidence": math.nan}, {"resamples": 0}])
+def test_senseless_bands_are_refused(ask):
+    with pytest.raises(ValueError, match="confidence=.* resamples="):
+        best_of_k_curve([[1.0], [2.0]], **ask)

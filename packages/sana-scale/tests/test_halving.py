@@ -1,8 +1,9 @@
+import math
 import random
 
 import pytest
 
-from sana_scale import Halving, PreviewingSampler, Threshold, best_of_n
+from sana_scale import Halving, PreviewingSampler, Threshold, best_of_n, best_of_n_many
 from sana_scale.judging import checked_scores
 
 
@@ -179,3 +180,38 @@ def test_a_judge_that_fails_at_a_preview_is_asked_again():
         return checked_scores(score(prompt, images), [seed for seed, _ in images])
 
     assert best_of_n(Sketcher(0), moody, "a", n=16, prune=Halving()).generated == 16
+
+
+@pytest.mark.parametrize("noise", [0.1, 1000])
+@pytest.mark.parametrize("keep", [1, 22])
+def test_a_shared_budget_counts_what_is_spent_and_leaves_enough_to_keep(noise, keep):
+    ask = {"n": 64, "keep": keep, "prune": Halving(at=(0.25, 0.5))}
+    with pytest.raises(ValueError, match=r"budget=1 may not give .* that takes") as refusal:
+        best_of_n_many(Sketcher(noise), score, ["a", "b"], budget=1, **ask)
+    least = math.ceil(float(str(refusal.value).split()[-1]))
+    for budget in (least, least + 17):
+        sample = Sketcher(noise)
+        results = best_of_n_many(sample, score, ["a", "b"], budget=budget, **ask)
+        assert [len(result.images) for result in results] == [keep, keep]
+        spent = sum(result.cost for result in results)
+        assert spent == pytest.approx(sample.steps / 20)
+        assert budget - 8 < spent <= budget  # a batch is 8 at most
+
+
+def test_prompts_that_prune_worse_do_not_take_what_others_need_to_keep_enough():
+    class Moody(Sketcher):
+        def sketch(self, seed, at):
+            clear = self.prompt == "clear"
+            return seed, self.truth(seed) if clear else random.Random(-seed - 1).random()
+
+        def previewing(self, prompt, seeds, **looks):
+            self.prompt = prompt
+            return super().previewing(prompt, seeds, **looks)
+
+    ask = {"n": 64, "keep": 22, "prune": Halving(min_correlation=0.9)}
+    with pytest.raises(ValueError, match="that takes") as refusal:
+        best_of_n_many(Moody(0), score, ["blind", "clear"], budget=44, **ask)
+    least = math.ceil(float(str(refusal.value).split()[-1]))
+    results = best_of_n_many(Moody(0), score, ["blind", "clear"], budget=least, **ask)
+    assert [bool(result.pilot.used) for result in results] == [False, True]
+    assert [len(result.images) for result in results] == [22, 22]

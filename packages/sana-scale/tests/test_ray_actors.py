@@ -61,7 +61,7 @@ def test_a_run_on_ray_gives_what_a_local_one_gives(cluster, tmp_path, ask, sampl
     executor = Ray(Painter, Reader, samplers=samplers)
     there = best_of_n(None, None, "a", run_dir=tmp_path / "run", executor=executor, **ask)
     here = best_of_n(Painter(), Reader(), "a", **ask)
-    assert there.candidates == here.candidates
+    assert there == here
     assert (there.stopped, there.pruned, there.pilot) == (here.stopped, here.pruned, here.pilot)
     assert best_of_n(None, None, "a", run_dir=tmp_path / "run", executor=executor, **ask) == there
 
@@ -145,7 +145,7 @@ def test_a_killed_actor_loses_nothing(cluster, tmp_path):
     executor = Ray(partial(Mortal, tmp_path / "scar"), Reader, samplers=2)
     there = best_of_n(None, None, "a", n=60, keep=3, batch_size=4, run_dir=tmp_path / "run", executor=executor)
     assert (tmp_path / "scar").exists()
-    assert there.candidates == best_of_n(Painter(), Reader(), "a", n=60, keep=3, batch_size=4).candidates
+    assert there == best_of_n(Painter(), Reader(), "a", n=60, keep=3, batch_size=4)
 
 
 def test_who_is_killed_too_often_ends_the_run(cluster, tmp_path):

@@ -2,6 +2,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,3 +244,32 @@ def test_a_rule_that_cannot_be_written_down_is_refused(paint, blue, tmp_path):
 def test_pruning_is_part_of_the_configuration():
     with pytest.raises(ValueError, match="keep=20 needs more"):
         best_of_n(lambda p, s: s, lambda p, i: i, "a", n=32, keep=20, prune=Halving(keep=0.2))
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]"])
+def test_a_damaged_record_is_named(paint, blue, tmp_path, content):
+    ask = {"n": 8, "batch_size": 4, "run_dir": tmp_path}
+    result = best_of_n(paint, blue, "a", **ask)
+    (tmp_path / "result.json").unlink()
+    (tmp_path / "units/000001/unit.json").write_text(content)
+    with pytest.raises(ValueError, match=r"000001.unit\.json is damaged .* remove that unit's folder"):
+        best_of_n(paint, blue, "a", **ask)
+    for unit in ("000000", "000001"):  # images that lost are gone with the end of the first run
+        shutil.rmtree(tmp_path / "units" / unit)
+    assert best_of_n(paint, blue, "a", **ask) == result
+
+
+def test_a_run_directory_that_is_a_file_is_refused(paint, blue, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file: give a folder"):
+        best_of_n(paint, blue, "a", n=4, run_dir=tmp_path / "file")
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(paint, blue, tmp_path):
+    class Whole:  # what NumPy's integers are for Python
+        def __index__(self):
+            return 4
+
+    ask = {"n": Whole(), "seed": Whole(), "batch_size": Whole(), "keep": Whole(), "run_dir": tmp_path}
+    result = best_of_n(paint, blue, "a", **ask)
+    assert result == best_of_n(paint, blue, "a", n=4, seed=4, batch_size=4, keep=4)

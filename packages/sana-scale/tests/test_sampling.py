@@ -74,9 +74,11 @@ def test_stopping_counts_what_was_drawn_in_vain(sampler, judge, value):
     result = best_of_n(sampler, judge, "a", n=64, batch_size=4, stop=Threshold(90))
     assert len(result.candidates) == first + 1
     assert result.stopped == "Threshold(score=90)"
-    assert result.generated == sum(map(len, sampler.calls)) == (first // 4 + 2) * 4
+    assert (result.generated, result.wasted) == ((first // 4 + 1) * 4, 4)
+    assert result.generated + result.wasted == sum(map(len, sampler.calls))
     alone = best_of_n(sampler, judge, "a", n=64, batch_size=4, stop=Threshold(90), executor=Local(overlap=False))
-    assert alone.generated == (first // 4 + 1) * 4
+    assert alone.wasted == 0
+    assert alone == result
 
 
 def test_progress_rises_to_the_end(sampler, judge):

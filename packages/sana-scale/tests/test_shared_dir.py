@@ -66,8 +66,7 @@ def test_a_shared_run_gives_what_a_local_one_gives(tmp_path, ask, workers):
     shared = best_of_n(None, None, "a", run_dir=tmp_path / "run", executor=SharedDir(Painter, Reader, workers=0), **ask)
     joined.join()
     local = best_of_n(Painter(), Reader(), "a", **ask)
-    assert shared.candidates == local.candidates
-    assert (shared.stopped, shared.pruned, shared.pilot) == (local.stopped, local.pruned, local.pilot)
+    assert shared == local
     assert best_of_n(None, None, "a", run_dir=tmp_path / "run", executor=SharedDir(Painter, Reader), **ask) == shared
 
 
@@ -96,7 +95,7 @@ def test_a_shared_run_of_many_prompts_gives_what_a_local_one_gives(tmp_path, pru
     shared = best_of_n_many(None, None, prompts, run_dir=tmp_path / "run", executor=executor, **ask)
     joined.join()
     local = best_of_n_many(Painter(), Reader(), prompts, **ask)
-    assert [(one.candidates, one.stopped) for one in shared] == [(one.candidates, one.stopped) for one in local]
+    assert shared == local
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {"run.json", "lock", *(f"{i:05d}" for i in range(4))}
     assert best_of_n_many(None, None, prompts, run_dir=tmp_path / "run", executor=executor, **ask) == shared
 
@@ -198,6 +197,31 @@ def test_a_script_that_starts_itself_again_is_told_why(tmp_path):
     life = subprocess.run(command, capture_output=True, text=True)
     assert life.returncode == 1
     assert "Scripts that start workers need `if __name__ == '__main__':`" in life.stderr
+
+
+WITH_A_LOCK = """
+import multiprocessing
+import sys
+from PIL import Image
+from sana_scale import SharedDir, best_of_n
+
+class Maker:
+    def __init__(self):
+        self.lock = multiprocessing.get_context("spawn").RLock()
+
+    def __call__(self, prompt, items):
+        return [Image.new("L", (1, 1)) if isinstance(item, int) else 1.0 for item in items]
+
+if __name__ == "__main__":
+    best_of_n(None, None, "a", n=4, batch_size=1, run_dir=sys.argv[1], executor=SharedDir(Maker, Maker, workers=2))
+"""
+
+
+def test_workers_free_their_locks_when_they_are_told_to_leave(tmp_path):
+    (tmp_path / "script.py").write_text(WITH_A_LOCK)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "run")]
+    life = subprocess.run(command, capture_output=True, text=True)
+    assert (life.returncode, life.stderr) == (0, "")
 
 
 def test_it_takes_a_directory_and_no_sampler_of_the_call(paint, blue, tmp_path):

@@ -43,8 +43,11 @@ def test_a_ceiling_ends_the_hope_for_more():
     assert stops_at(ImprovementBelow(0.01, ceiling=1.0), scores) == 4  # 0.01 is all there is to gain
 
 
-def test_equal_scores_promise_nothing():
-    assert stops_at(ImprovementBelow(1e-9), [0.5] * 6) == 4
+def test_equal_scores_are_no_reason_to_stop_below_the_ceiling():
+    assert stops_at(ImprovementBelow(0.1, ceiling=1.0), [0.0] * 40) is None
+    assert stops_at(ImprovementBelow(0.1), [0.5] * 40) is None
+    assert stops_at(ImprovementBelow(1e-9, ceiling=1.0), [1.0] * 6) == 4
+    assert stops_at(ImprovementBelow(0.1, ceiling=1.0), [0.0] * 6 + [1.0]) == 7  # the hit that it waits for
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 8, 25])
@@ -92,7 +95,11 @@ def test_any_function_of_scores_and_seconds_is_a_rule(sampler, judge):
         (lambda: Budget(), "limits nothing"),
         (lambda: Budget(images=0), "at least 1"),
         (lambda: Budget(seconds=0), "above 0"),
+        (lambda: Budget(seconds=math.inf), "above 0 and finite"),
+        (lambda: Threshold(math.nan), "finite"),
         (lambda: ImprovementBelow(0), "above 0"),
+        (lambda: ImprovementBelow(math.inf), "above 0 and finite"),
+        (lambda: ImprovementBelow(0.1, ceiling=math.nan), "or math.inf"),
         (lambda: ImprovementBelow(0.1, at_least=2), "at least 3"),
     ],
 )
@@ -104,3 +111,9 @@ def test_senseless_rules_are_refused(make, words):
 def test_no_rule_stops_before_there_are_enough_to_keep(sampler, judge):
     result = best_of_n(sampler, judge, "a", n=64, keep=5, stop=Threshold(-1))
     assert len(result.candidates) == len(result.images) == 5
+
+
+def test_a_hit_before_there_are_enough_to_keep_counts(sampler):
+    only_the_first = lambda prompt, images: [float(image == "a:0") for image in images]  # noqa: E731
+    result = best_of_n(sampler, only_the_first, "a", n=64, keep=4, stop=Threshold(0.95))
+    assert (len(result.candidates), result.best.seed) == (4, 0)

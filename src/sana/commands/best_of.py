@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sana.commands.generate import parsed_dtype, parsed_size, slug
+from sana.commands.generate import parsed_dtype, parsed_size, slugs
 from sana.commands.messages import messages
 from sana.judges import JUDGE_HELP
 
@@ -24,7 +24,9 @@ def best_of(
     prompts_file: Annotated[Path | None, typer.Option("--prompts", help="A file with a prompt per line.")] = None,
     number: Annotated[int, typer.Option("-n", min=1, help="Pictures per prompt: seeds s .. s+n-1.")] = 64,
     judge: Annotated[str, typer.Option(help=f"Who judges: {JUDGE_HELP}")] = "embedded",
-    keep: Annotated[int, typer.Option(min=1, help="Pictures to keep of each prompt.")] = 4,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Pictures to keep of each prompt; 4, or all of fewer.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first picture of each prompt.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")] = 8,
     stop: Annotated[
@@ -67,11 +69,11 @@ def best_of(
         torch_dtype = parsed_dtype(dtype)
         from transformers.utils import logging
 
-        from sana.best_of import Drawing, parse_stop
+        from sana.best_of import Drawing, check_request, parse_stop
 
         if not progress:
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        rules = [parse_stop(text) for text in stop or ()]
+        rules = tuple(map(parse_stop, stop or ()))
         halving = _halving(prune_at) if prune else None
         if curve and (rules or prune or budget):
             raise ValueError("--curve is for whole runs: leave --stop, --prune and --budget out")
@@ -86,7 +88,9 @@ def best_of(
             dtype=torch_dtype,
             offload=offload,
         )
-        options = {"n": number, "keep": keep, "seed": seed, "batch_size": batch_size, "stop": rules, "prune": halving}
+        kept = min(4, number) if keep is None else keep
+        options = {"n": number, "keep": kept, "seed": seed, "batch_size": batch_size, "stop": rules, "prune": halving}
+        check_request(texts, options, budget)
         with _work(drawing, judge, executor, workers, run_dir) as where, _bar(number, texts, progress) as show:
             results = _run(texts, options | where | {"on_progress": show}, budget)
         _report(texts, results, out, drawing=drawing, judge=judge, curve=curve, as_json=as_json)
@@ -129,11 +133,11 @@ def _work(
     where = make_executor(executor, drawing, judge, workers=workers)
     if where.brings_its_own and run_dir is None:
         raise ValueError(f"--executor {executor} works through a run directory: give --run-dir")
-    if run_dir is not None:
-        claim_run(run_dir, drawing, judge)
-    sample = None if where.brings_its_own else load_sampler(drawing)
-    scores = None if where.brings_its_own else load_judge(judge, device=drawing.device, progress=False)
     try:
+        if run_dir is not None:
+            claim_run(run_dir, drawing, judge)
+        sample = None if where.brings_its_own else load_sampler(drawing)
+        scores = None if where.brings_its_own else load_judge(judge, device=drawing.device, progress=False)
         yield {"sample": sample, "judge": scores, "executor": where, "run_dir": run_dir}
     except (RuntimeError, ImportError, TypeError) as error:  # another driver, an extra that is missing, no previews
         if isinstance(error, RuntimeError) and "in use by" not in str(error) and "goes on" not in str(error):
@@ -180,8 +184,8 @@ def _report(
     from sana_scale import best_of_k_curve, plot_curve, write_curve
 
     records = []
-    for prompt, result in zip(prompts, results, strict=True):
-        best = save_result(result, out, slug(prompt), drawing=drawing, judge=judge)
+    for name, result in zip(slugs(prompts), results, strict=True):
+        best = save_result(result, out, name, drawing=drawing, judge=judge)
         records.append(summary(result) | {"best": best})
     if curve:
         measured = best_of_k_curve([result.scores for result in results])

@@ -50,6 +50,8 @@ def prune(
             raise ValueError(f"{destination} holds a pipeline already: give a new folder")
         if sum(option is not None for option in (keep, blocks, plan)) != 1:
             raise ValueError("give one of --keep (a number), --blocks (a list) and --plan (a file)")
+        if plan is not None and (selector != "importance" or importance or protect_head or protect_tail):
+            raise ValueError("--plan says which blocks stay: leave --selector, --importance and --protect-... out")
         from transformers.utils import logging
 
         from sana.pipeline import SanaPipeline

@@ -4,7 +4,8 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from operator import mul
+from itertools import accumulate
+from operator import mul, truediv
 from statistics import fmean
 from typing import Any
 
@@ -67,8 +68,8 @@ def best_of_k_curve(
         seed: of the resampling.
 
     Raises:
-        ValueError: no scores, lengths that differ between scores and truth, numbers that are not finite, or a k that
-            some prompt has no images for.
+        ValueError: no scores, lengths that differ between scores and truth, numbers that are not finite, a k that some
+            prompt has no images for, or no resamples or confidence for bands.
     """
     judged = _as_prompts(scores, "scores")
     worth = judged if truth is None else _as_prompts(truth, "truth")
@@ -76,6 +77,8 @@ def best_of_k_curve(
         raise ValueError("scores and truth must have the same number of prompts, and of images for each prompt")
     images = min(len(row) for row in judged)
     chosen = default_ks(keep, images) if ks is None else sorted(set(ks))
+    if not 0 < confidence <= 1 or resamples < 1:
+        raise ValueError(f"confidence={confidence} must be above 0, 1 at most, and resamples={resamples} at least 1")
     if not chosen or not 1 <= keep <= chosen[0] or chosen[-1] > images:
         raise ValueError(f"ks={chosen} must lie between keep={keep} and {images}, the images of every prompt")
 
@@ -102,14 +105,23 @@ def default_ks(keep: int, images: int) -> list[int]:
 def subset_weights(length: int, k: int, keep: int) -> list[float]:
     """Of each item, best first, the part it has in the mean of the best `keep` of a random k-subset of `length`."""
     total = [0.0] * (length - k + keep)
-    for rank in range(keep):  # the chance that an item is the one with `rank` better ones in the subset
-        weight = math.comb(length - rank - 1, k - rank - 1) / math.comb(length, k) / keep
-        for place in range(rank, length - k + rank + 1):
-            total[place] += weight
-            below = length - place - 1  # items that are worse
-            if below:
-                weight *= (place + 1) / (place + 1 - rank) * (below - k + 1 + rank) / below
+    for rank in range(keep):
+        for place, chance in enumerate(rank_chances(length, k, rank), start=rank):
+            total[place] += chance / keep
     return total
+
+
+def rank_chances(length: int, k: int, rank: int) -> list[float]:
+    """For the items from place `rank` on: the chance to be the one with `rank` better ones in a random k-subset."""
+    last = length - k + rank
+    ratios = [(place + 1) / (place + 1 - rank) * (last - place) / (length - place - 1) for place in range(rank, last)]
+    likeliest = min(rank * length // (k - 1), last) - rank if k > 1 else 0
+    # The first and the last may be below 1e-308, so it starts from the likeliest: what underflows then is nothing.
+    later = accumulate(ratios[likeliest:], mul, initial=1.0)
+    earlier = accumulate(reversed(ratios[:likeliest]), truediv, initial=1.0)
+    relative = [*list(earlier)[:0:-1], *later]
+    whole = math.fsum(relative)
+    return [weight / whole for weight in relative]
 
 
 def by_judge(scores: Sequence[float], truth: Sequence[float]) -> list[float]:

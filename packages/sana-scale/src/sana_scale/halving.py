@@ -59,6 +59,22 @@ def read_pilot(units: Sequence[Unit], halving: Halving) -> Pilot:
     )
 
 
+def survivors(images: int, keep: float) -> int:
+    """How many of so many images go on after a look."""
+    # 1e-9: a tenth of ten is one, also where 0.1 * 10 comes out above it.
+    return max(1, math.ceil(keep * images - 1e-9))
+
+
+def race(images: int, at: Sequence[float], keep: float) -> tuple[int, float]:
+    """How many images of a batch are finished that is looked at so, and its cost, in whole images."""
+    cost = 0.0
+    for look in at:
+        left = survivors(images, keep)
+        cost += look * (images - left)
+        images = left
+    return images, cost + images
+
+
 def draw_with_looks(
     sample: PreviewingSampler[Image], score: Score[Image], prompt: str, seeds: Sequence[int], *, at: Sequence[float],
     keep: float,
@@ -81,9 +97,7 @@ def draw_with_looks(
             )
         scores = score(prompt, images, racing)
         looks.append(Look(at=at[len(looks)], seeds=tuple(racing), scores=tuple(scores)))
-        # 1e-9: a tenth of ten is one, also where 0.1 * 10 comes out above it.
-        count = max(1, math.ceil(keep * len(racing) - 1e-9))
-        chosen = sorted(best_first(scores)[:count])
+        chosen = sorted(best_first(scores)[: survivors(len(racing), keep)])
         racing = [racing[place] for place in chosen]
         return chosen
 

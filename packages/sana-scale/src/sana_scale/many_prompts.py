@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sana_scale.executors import Batch, Executor, Local, Make, check_makers
-from sana_scale.halving import Halving
+from sana_scale.halving import Halving, race
 from sana_scale.memory import Memory
 from sana_scale.protocols import Judge, Sampler
-from sana_scale.request import Request
+from sana_scale.request import Request, whole_number
 from sana_scale.result import BestOfN
 from sana_scale.run_claim import claimed
 from sana_scale.sampling import OnProgress, as_rules
@@ -37,7 +38,7 @@ def best_of_n_many(
     executor: Executor | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[BestOfN[Image]]:
-    """`best_of_n` of each prompt, at most `n` images each and at most `budget` images together.
+    """`best_of_n` of each prompt, at most `n` images each and at most the cost of `budget` images together.
 
     It goes in rounds: every prompt that is not stopped yet gets one batch, the one with the lowest best score first.
     A prompt that `stop` ends leaves its share to the others; the run ends when no whole batch is left in the budget.
@@ -47,8 +48,10 @@ def best_of_n_many(
     The arguments are those of `best_of_n`, and `budget`, by default `n` for every prompt. `on_progress` is called with
     the `Progress` of the prompt whose batch was judged. Returns a result per prompt, in their order.
 
+    `budget` counts what is spent: an image given up on at a quarter of its steps is a quarter of one.
+
     Raises:
-        ValueError: no prompts, or a budget that does not give every prompt `keep` images; else as `best_of_n`.
+        ValueError: no prompts, or a budget that may not give every prompt `keep` images; else as `best_of_n`.
     """
     executor = executor or Local()
     check_makers(executor, sample, judge, run_dir)
@@ -58,8 +61,8 @@ def best_of_n_many(
         prompt=prompts[0], n=n, keep=keep, seed=seed, batch_size=batch_size, stop=as_rules(stop), prune=prune
     )
     requests = [replace(first, prompt=prompt) for prompt in prompts]
-    budget = n * len(prompts) if budget is None else budget
-    _check_budget(budget, first, len(prompts))
+    budget = first.n * len(prompts) if budget is None else whole_number("budget", budget, least=1)
+    check_budget(budget, first, len(prompts))
     with _opened(run_dir, requests, budget) as stores:
         searches = [Search[Image](*pair, sample, judge) for pair in zip(requests, stores, strict=True)]
         if any(store.outcome() is None for store in stores):
@@ -72,9 +75,9 @@ def best_of_n_many(
 
 def _run(searches: Searches[Image], make: Make, budget: int, on_progress: OnProgress | None) -> None:
     """Round after round, until every search is full or the budget spent."""
-    spent = 0
+    spent = 0.0
     while batches := next_round(searches, budget - spent):
-        spent += sum(len(search.request.seeds(index)) for search, index in batches)
+        spent += sum(search.cost(index) for search, index in batches)
         with closing(make(batches)) as units:
             for search, judged in units:
                 search.take_in(judged)
@@ -82,29 +85,45 @@ def _run(searches: Searches[Image], make: Make, budget: int, on_progress: OnProg
                     on_progress(search.progress())
 
 
-def next_round(searches: Searches[Image], left: int) -> list[Batch]:
-    """The next batch of every search that is not full, hardest first, as far as the budget goes."""
+def next_round(searches: Searches[Image], left: float) -> list[Batch]:
+    """The next batch of every search that is not full, hardest first, as far as the budget goes.
+
+    While some have fewer images than are to be kept, as pruning may leave them, it is their turn alone.
+    """
     active = [search for search in searches if not search.tally.full]
+    active = [search for search in active if len(search.tally.scores) < search.request.keep] or active
     if active and active[0].tally.units:
         active.sort(key=lambda search: search.tally.podium.best[1])
     chosen = []
     for search in active:
         index = len(search.tally.units)
-        left -= len(search.request.seeds(index))
-        if left < 0:
+        left -= search.cost(index)
+        if left < -1e-9:  # costs are sums of fractions
             break
         chosen.append((search, index))
     return chosen
 
 
-def _check_budget(budget: int, request: Request, prompts: int) -> None:
-    batches = -(-request.keep // request.batch_size)
-    least = sum(len(request.seeds(index)) for index in range(batches)) * prompts
-    if budget < least:
+def check_budget(budget: int, request: Request, prompts: int) -> None:
+    """Raise where a budget may not give each prompt the images that are to be kept, whatever pruning leaves."""
+    at = request.prune.at if request.prune else ()
+    schedules = chain.from_iterable(combinations(at, looks) for looks in range(len(at) + 1))
+    least = max(_cost_of_keep(request, schedule) for schedule in schedules) * prompts
+    if budget < least - 1e-9:
         raise ValueError(
-            f"budget={budget} does not give each of {prompts} prompts keep={request.keep} images in batches of "
-            f"{request.batch_size}: that takes {least}"
+            f"budget={budget} may not give each of {prompts} prompts keep={request.keep} images in batches of "
+            f"{request.batch_size}: that takes {least:g}"
         )
+
+
+def _cost_of_keep(request: Request, at: Sequence[float]) -> float:
+    """What a prompt takes until `keep` of its images are finished, where the pilot leaves the looks `at`."""
+    finished, cost, index = 0, 0.0, 0
+    while finished < request.keep:
+        looks = at if request.prune and index >= request.pilot_units else ()
+        images, price = race(len(request.seeds(index)), looks, request.prune.keep if request.prune else 1.0)
+        finished, cost, index = finished + images, cost + price, index + 1
+    return cost
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any, Self
+from operator import index
+from typing import Any, Self, SupportsIndex
 
 from sana_scale.halving import Halving
 from sana_scale.stopping import StopRule
@@ -27,9 +28,7 @@ class Request:
         if not isinstance(self.prompt, str):
             raise TypeError(f"prompt must be one str, got {self.prompt!r}: best_of_n_many takes several")
         for name, least in (("n", 1), ("keep", 1), ("seed", 0), ("batch_size", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least=least))
         if self.n < self.keep:
             raise ValueError(f"n={self.n} images cannot give the best keep={self.keep}: draw more or keep fewer")
         if self.prune and self.finished_at_least < self.keep:
@@ -81,6 +80,17 @@ class Request:
         rules_and_all = plain | {"stop": rules, "prune": self.prune and _described(self.prune)}
         as_read_back: dict[str, Any] = json.loads(json.dumps(rules_and_all))
         return as_read_back
+
+
+def whole_number(name: str, value: SupportsIndex, *, least: int) -> int:
+    """A whole number of any type, such as NumPy's, as an int.
+
+    Raises:
+        ValueError: it is none, or below `least`.
+    """
+    if not isinstance(value, SupportsIndex) or index(value) < least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+    return index(value)
 
 
 def _described(rule: object) -> dict[str, Any]:

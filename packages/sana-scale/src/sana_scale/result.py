@@ -1,6 +1,6 @@
 """What best-of-N gives back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from sana_scale.halving import Pilot
@@ -19,16 +19,17 @@ class Candidate(Generic[Image]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BestOfN(Generic[Image]):
-    """A finished run.
+    """A finished run. But for `wasted` it does not depend on the executor, nor on the number of workers.
 
     Attributes:
         candidates: every judged image up to where the run stopped, best first; between equal scores the lower seed.
             The first `keep` have their images.
-        generated: how many images were drawn to the end, with those that were drawn past the stop.
+        generated: how many images were drawn to the end, with those that their last batch has past the stop.
         stopped: the rule that ended the run, None where all images were drawn.
         pruned: the seeds that were given up on half-way.
         pilot: what pruning was decided on, None where nothing was to be pruned or the run ended before.
-        cost: denoising spent, in whole images.
+        cost: denoising spent on `generated` and `pruned`, in whole images.
+        wasted: how many images more were drawn ahead, in batches after the last; results are equal whatever it is.
     """
 
     prompt: str
@@ -38,6 +39,7 @@ class BestOfN(Generic[Image]):
     pruned: tuple[int, ...] = ()
     pilot: Pilot | None = None
     cost: float = 0.0
+    wasted: int = field(default=0, compare=False)
 
     @property
     def best(self) -> Candidate[Image]:

@@ -19,8 +19,11 @@ def claimed(path: Path, description: dict[str, Any]) -> Iterator[None]:
 
     Raises:
         RuntimeError: another process drives it.
-        ValueError: it belongs to a run that was asked for something else; the message says what differs.
+        ValueError: it belongs to a run that was asked for something else, and the message says what differs; or it is
+            a file.
     """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"run_dir={str(path)!r} is a file: give a folder, or the name of a new one")
     path.mkdir(parents=True, exist_ok=True)
     with FileLock(path / "lock", purpose=f"the run directory {path}"):
         describe(path, description)

@@ -49,11 +49,14 @@ class RunDirectory:
         path = self._folder(index) / "unit.json"
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
+            unit, run = Unit.from_json(record), record["run"]
         except FileNotFoundError:
             return None
-        if record["run"] != self._hash:
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}): remove that unit's folder, it is made again") from error
+        if run != self._hash:
             raise ValueError(f"{path} belongs to another run than {self.path / RUN}: remove that unit's folder")
-        return Unit.from_json(record)
+        return unit
 
     def put(self, unit: Unit, images: Mapping[int, object]) -> None:
         """Add a unit with those of its images that may still win; where it is there already, that one stays.

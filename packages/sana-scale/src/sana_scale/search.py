@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from sana_scale.batch_work import draw_batch, judge_batch
-from sana_scale.halving import Pilot
+from sana_scale.halving import Pilot, race
 from sana_scale.judging import CheckedJudge
 from sana_scale.protocols import Judge, PreviewingSampler, Sampler
 from sana_scale.ranking import entering
@@ -76,6 +76,10 @@ class Search(Generic[Image]):
         seeds = tuple(self.request.seeds(index))
         return Order(index=index, prompt=self.request.prompt, seeds=seeds, at=at, keep=keep)
 
+    def cost(self, index: int) -> float:
+        """What a unit takes, in whole images."""
+        return race(len(self.request.seeds(index)), *self.tally.looks(index))[1]
+
     def draw(self, index: int) -> Drawn[Image] | Judged[Image]:
         """Draw a unit, half-way pruned if so asked."""
         if unit := self.store.recorded(index):
@@ -129,8 +133,8 @@ class Search(Generic[Image]):
         """The outcome, which the store then keeps."""
         if self.store.outcome() is None:
             past_the_stop = map(self.store.recorded, range(len(self.tally.units), self.request.units))
-            in_vain = sum(self._waiting.values()) + sum(len(unit.seeds) for unit in past_the_stop if unit)
-            self.store.finish(self.tally.summary(in_vain))
+            wasted = sum(self._waiting.values()) + sum(len(unit.seeds) for unit in past_the_stop if unit)
+            self.store.finish(self.tally.summary(wasted))
         outcome, images = self.store.outcome(), self.store.kept()
         assert outcome is not None
         ranked = ((candidate["seed"], candidate["score"]) for candidate in outcome["candidates"])
@@ -143,4 +147,5 @@ class Search(Generic[Image]):
             pruned=tuple(outcome["pruned"]),
             pilot=pilot and Pilot(**{name: tuple(values) for name, values in pilot.items()}),
             cost=outcome["cost"],
+            wasted=outcome.get("wasted", 0),
         )

@@ -27,9 +27,13 @@ class Threshold:
 
     score: float
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.score):
+            raise ValueError(f"Threshold(score={self.score}): the score must be a finite number")
+
     def __call__(self, scores: Sequence[float], seconds: float, /) -> bool:
-        """Whether the newest image is good enough."""
-        return scores[-1] >= self.score
+        """Whether an image is good enough: the newest, or one from before there were enough to keep."""
+        return max(scores) >= self.score
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,8 @@ class ImprovementBelow:
 
     The next score is predicted from those so far as a normal variable of unknown mean and variance, which is a
     Student-t variable (Bayesian optimal stopping; Pandora's box with one kind of box). `ceiling` is the highest score
-    there is, such as 1 for a probability. Before `at_least` images it never stops.
+    there is, such as 1 for a probability. Before `at_least` images it never stops, nor while all scores are equal and
+    below the ceiling: a spread that has not shown itself yet is not known to be zero.
     """
 
     cost: float
@@ -62,8 +67,10 @@ class ImprovementBelow:
     at_least: int = 4
 
     def __post_init__(self) -> None:
-        if not self.cost > 0:
-            raise ValueError(f"ImprovementBelow(cost={self.cost}): the cost of an image must be above 0")
+        if math.isnan(self.ceiling):
+            raise ValueError("ImprovementBelow(ceiling=nan): the ceiling must be a number, or math.inf for none")
+        if not 0 < self.cost < math.inf:
+            raise ValueError(f"ImprovementBelow(cost={self.cost}): the cost of an image must be above 0 and finite")
         if self.at_least < 3:
             raise ValueError(f"ImprovementBelow(at_least={self.at_least}): a spread needs at least 3 images")
 
@@ -71,6 +78,8 @@ class ImprovementBelow:
         """Whether the next image is not worth its cost."""
         if len(scores) < self.at_least:
             return False
+        if min(scores) == max(scores):
+            return scores[0] >= self.ceiling
         gain = expected_excess(scores, max(scores))
         if self.ceiling < math.inf:
             gain -= expected_excess(scores, self.ceiling)
@@ -79,7 +88,7 @@ class ImprovementBelow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """Stop after so many images, or so many seconds, whichever is first.
+    """Stop after so many finished images, or so many seconds, whichever is first; pruned images do not count.
 
     Time is looked at when a batch has been judged, so a run goes over by up to two batches, and where it stops
     depends on the machine.
@@ -91,8 +100,10 @@ class Budget:
     def __post_init__(self) -> None:
         if self.images is None and self.seconds is None:
             raise ValueError("Budget() limits nothing: give images=, seconds= or both")
-        if (self.images is not None and self.images < 1) or (self.seconds is not None and not self.seconds > 0):
-            raise ValueError(f"{self!r}: images must be at least 1 and seconds above 0")
+        if (self.images is not None and self.images < 1) or (
+            self.seconds is not None and not 0 < self.seconds < math.inf
+        ):
+            raise ValueError(f"{self!r}: images must be at least 1 and seconds above 0 and finite")
 
     def __call__(self, scores: Sequence[float], seconds: float, /) -> bool:
         """Whether one of the two is spent."""

@@ -27,7 +27,7 @@ class Tally:
 
     @property
     def drawn(self) -> int:
-        """Images drawn to the end, with those past the stop."""
+        """Images drawn to the end, with those of the last batch past the stop."""
         return sum(len(unit.seeds) for unit in self.units)
 
     @property
@@ -75,16 +75,17 @@ class Tally:
         assert self.pilot is not None, "the pilot is read before anything is pruned"
         return self.pilot.used, halving.keep
 
-    def summary(self, discarded: int) -> dict[str, Any]:
-        """The outcome in what JSON knows, but for the images; `discarded` were drawn past the stop."""
+    def summary(self, wasted: int) -> dict[str, Any]:
+        """The outcome in what JSON knows, but for the images; `wasted` were drawn in batches past the last."""
         ranked = sorted(zip(self.seeds, self.scores, strict=True), key=lambda pair: (-pair[1], pair[0]))
         pilot = self.pilot and {"correlations": self.pilot.correlations, "used": self.pilot.used, "at": self.pilot.at}
         return {
             "prompt": self.request.prompt,
-            "generated": self.drawn + discarded,
+            "generated": self.drawn,
+            "wasted": wasted,
             "stopped": self.stopped,
             "pruned": [seed for unit in self.units for seed in unit.pruned],
             "pilot": pilot,
-            "cost": sum(unit.cost for unit in self.units) + discarded,
+            "cost": sum(unit.cost for unit in self.units),
             "candidates": [{"seed": seed, "score": score} for seed, score in ranked],
         }

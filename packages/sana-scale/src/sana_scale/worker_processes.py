@@ -12,6 +12,12 @@ from typing import Any, Self
 # A worker that is killed as often as this without a single batch done in between will be killed again: out of memory.
 PATIENCE = 5
 
+# Seconds that a worker has, once told to leave, to free what the system would otherwise keep, such as semaphores.
+GRACE = 10.0
+
+# The exit code of a worker that was told to leave: a shell's for SIGTERM.
+LEFT = 128 + signal.SIGTERM
+
 
 class WorkerProcesses:
     """`count` processes that run `work(*arguments, wanted)`; `wanted()` turns false when this process is gone."""
@@ -34,6 +40,8 @@ class WorkerProcesses:
         for process, _ in self._processes:
             process.terminate()
         for process, errors in self._processes:
+            process.join(GRACE)
+            process.kill()
             process.join()
             errors.close()
 
@@ -44,7 +52,7 @@ class WorkerProcesses:
                 continue
             if error := _received(errors):
                 raise error
-            if process.exitcode is not None and process.exitcode > 0:  # a signal would be below 0
+            if process.exitcode is not None and 0 < process.exitcode != LEFT:  # a signal would be below 0
                 raise RuntimeError(
                     f"a worker ended with exit code {process.exitcode} before it could say why; what it printed does. "
                     "Scripts that start workers need `if __name__ == '__main__':` around their own work"
@@ -77,6 +85,7 @@ def _run(
     work: Callable[..., None], arguments: tuple[Any, ...], device: str | None, parent: int, errors: Connection
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which ends its workers
+    signal.signal(signal.SIGTERM, _leave)
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     try:
@@ -88,6 +97,10 @@ def _run(
         except Exception:  # one that cannot be pickled
             errors.send(RuntimeError("".join(traceback.format_exception(error))))
         raise SystemExit(1) from None
+
+
+def _leave(*signal_and_frame: object) -> None:
+    raise SystemExit(LEFT)
 
 
 def _received(errors: Connection) -> Exception | None:
