@@ -104,7 +104,16 @@ def test_processes_without_locks_divide_the_shards(encode, tmp_path):
         encode(part=(2, 2))
 
 
-def test_kills_and_company_leave_no_trace(encode, encoders, tmp_path):
+@pytest.fixture
+def one_thread():
+    """Threads of the parent do not survive a fork, and a child that waits for them never ends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_kills_and_company_leave_no_trace(encode, encoders, tmp_path, one_thread):
     def slowly(pixels):
         time.sleep(0.05)
         return encoders.images(pixels)
