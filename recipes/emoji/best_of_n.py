@@ -1,4 +1,4 @@
-"""Inference-time scaling on GenEval-emoji: correct images against N, and for fewer FLOPs (SANA-1.5, section 3.3)."""
+"""Inference-time scaling on GenEval-emoji: correct images against N, and for fewer FLOPs (SANA-1.5)."""
 
 import argparse
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Models grown in every way against one trained from scratch: same depth, steps and data (SANA-1.5, section 3.1)."""
+"""Models grown in every way against one trained from scratch: same depth, steps and data (SANA-1.5, depth growth)."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""The cascade: one model trained at rising resolution, stage after stage, from one TOML file (SANA, section 3.3)."""
+"""The cascade: one model trained at rising resolution, stage after stage, from one TOML file (SANA)."""
 
 import re
 from collections.abc import Mapping, Sequence

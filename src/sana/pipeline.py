@@ -9,19 +9,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from sana.pipeline_folder import PipelineFacts
 from sana.pixels import resize_and_crop, to_pil
 from sana.pretrained_pipeline import PretrainedPipeline
 from sana.previews import Keep, draw_with_previews
 from sana.prompts import pair
 from sana.resolution import drawing_size, resolution_bins
 from sana.stages import checked_captions, checked_images, checked_latents
-from sana_ae import DCAE
 from sana_dit import (
-    CaptionEncoder,
     Captions,
     OnStep,
-    SanaTransformer,
     StepGraphs,
     Velocity,
     draw_noise,
@@ -42,18 +38,7 @@ class SanaPipeline(PretrainedPipeline):
     diffusers draws from a CPU generator with that seed. A pipeline is a sampler as sana_scale wants one.
     """
 
-    def __init__(
-        self,
-        caption_encoder: CaptionEncoder,
-        transformer: SanaTransformer,
-        autoencoder: DCAE,
-        *,
-        facts: PipelineFacts | None = None,
-        offload: bool = False,
-        cuda_graph: bool = True,
-    ) -> None:
-        super().__init__(caption_encoder, transformer, autoencoder, facts=facts, offload=offload, cuda_graph=cuda_graph)
-        self._graphs: StepGraphs | None = None
+    _graphs: StepGraphs | None = None
 
     def load_lora(
         self,

@@ -1,4 +1,4 @@
-"""Pictures half-way: what a denoising loop will come to, shown in time to give up on some (SANA-1.5, section 3.3)."""
+"""Pictures half-way: what a denoising loop will come to, shown in time to give up on some (SANA-1.5)."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""A pipeline with fewer blocks: measure, choose, remove, recover, and report all of it (SANA-1.5, section 3.2)."""
+"""A pipeline with fewer blocks: measure, choose, remove, recover, and report all of it (SANA-1.5, depth pruning)."""
 
 import copy
 import json

@@ -53,9 +53,9 @@ def test_another_seed_is_another_order(folder):
 
 def test_crops_differ_between_epochs_and_some_are_mirrored(folder):
     batches = make(folder, batch_size=10)
-    mirrored = {(batches(epoch)["images"][:, 0, :, 0] < 128).any().item() for epoch in range(4)}
+    mirrored = torch.cat([(batches(epoch)["images"][:, 0, :, 0] < 128).any(1) for epoch in range(4)])
     crops = [torch.stack([batches(e)["images"][batches(e)["key"].index("part0/0.png")]]) for e in range(4)]
-    assert True in mirrored
+    assert 0.2 < mirrored.float().mean() < 0.8  # of 40 fair coins
     assert len({crop.numpy().tobytes() for crop in crops}) > 1
 
 

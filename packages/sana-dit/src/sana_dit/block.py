@@ -63,7 +63,7 @@ class SanaBlock(nn.Module):
         self._reset_table(generator)
 
     def zero_residuals(self) -> None:
-        """Makes the block the identity: its three output projections become zero (SANA-1.5, section 3.1)."""
+        """Makes the block the identity: its three output projections become zero (SANA-1.5, depth growth)."""
         for projection in (self.self_attn.to_out, self.cross_attn.to_out, self.mix_ffn.point):
             for parameter in projection.parameters():
                 nn.init.zeros_(parameter)

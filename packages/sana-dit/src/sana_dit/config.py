@@ -1,4 +1,4 @@
-"""The shape of a Sana transformer and the public ones as constants (SANA, table 1; SANA-1.5, section 3)."""
+"""The shape of a Sana transformer and the public ones as constants (SANA, table 1; SANA-1.5)."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, get_args

@@ -1,4 +1,4 @@
-"""Guidance: a model, captions and a scale become the velocity that a sampler follows (SANA, section 2.4)."""
+"""Guidance: a model, captions and a scale become the velocity that a sampler follows (SANA)."""
 
 from collections.abc import Callable
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""From noise to latents: Flow-DPM-Solver and Euler (SANA, section 2.4) and sCM for Sprint (SANA-Sprint, section 3).
+"""From noise to latents: Flow-DPM-Solver and Euler (SANA) and sCM for Sprint (SANA-Sprint, section 3).
 
 The flow is `x = (1 - sigma) x0 + sigma noise`, the model predicts the velocity `v = noise - x0`, and so every
 sampler here reads the same estimate of the image out of it: `x0 = x - sigma v`.
@@ -45,7 +45,7 @@ def flow_sigmas(steps: int, shift: float) -> tuple[Tensor, Tensor]:
 
     Sigmas are (steps+1,) fp32, of which the last is 0, timesteps (steps,) int64 = floor(1000 sigma): the
     models were trained on whole timesteps. Above some 500 steps neighbours can share a timestep, never a sigma.
-    Raises ValueError unless steps is a whole number >= 1 and shift is positive. Source: SANA, section 2.4.
+    Raises ValueError unless steps is a whole number >= 1 and shift is positive. Source: SANA, Flow-DPM-Solver.
     """
     _check_steps(steps)
     if not (shift > 0 and math.isfinite(shift)):
@@ -65,7 +65,7 @@ def flow_dpm_solver(
 
     noise (B,C,h,w) of unit variance -> latents (B,C,h,w) fp32; one evaluation of the model per step. With
     alpha = 1 - sigma the exponential integrator's step is a blend of x and x0 in the ratio of the two sigmas.
-    Source: Algorithm 2 of DPM-Solver++ (arXiv 2211.01095) on the flow of SANA, section 2.4.
+    Source: Algorithm 2 of DPM-Solver++ (arXiv 2211.01095) on the flow of SANA.
     """
     sigmas, timesteps = flow_sigmas(steps, shift)
     levels = [float(sigma) for sigma in sigmas]

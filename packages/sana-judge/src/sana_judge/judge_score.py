@@ -1,4 +1,4 @@
-"""What a judge says of one image, and three ways to put images in order by it (SANA-1.5, section 3.3)."""
+"""What a judge says of one image, and three ways to put images in order by it (SANA-1.5, inference-time scaling)."""
 
 import math
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from tqdm import tqdm
 
-from sana_judge.geneval.whole_files import read_json_lines
+from sana_judge.geneval.whole_files import parse_json_lines
 from sana_judge.image_reading import ImageLike
 from sana_judge.judge_call import pair_prompts
 
@@ -68,15 +68,7 @@ def read_geneval2(path: str | PathLike[str]) -> list[AtomicPrompt]:
         FileNotFoundError: There is no such file.
         ValueError: A line is something else: names it.
     """
-    prompts = []
-    for number, record in enumerate(read_json_lines(Path(path)), 1):
-        try:
-            prompts.append(_parse(record))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"record {number} of {path} is no prompt of GenEval 2 ({error!r}): fetch the file again"
-            ) from error
-    return prompts
+    return parse_json_lines(Path(path), _parse, remedy="it is no prompt of GenEval 2, fetch the file again")
 
 
 def spellings(answer: str) -> tuple[str, ...]:

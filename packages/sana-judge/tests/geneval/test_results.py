@@ -52,5 +52,5 @@ def test_a_result_is_a_verdict():
 def test_another_kind_of_line_is_named(tmp_path, change):
     record = {name: value for name, value in (json.loads(OFFICIAL) | change).items() if value is not None}
     (tmp_path / "results.jsonl").write_text(OFFICIAL + "\n" + json.dumps(record) + "\n")
-    with pytest.raises(ValueError, match="result 2 of"):
+    with pytest.raises(ValueError, match="record 2 of"):
         read_results(tmp_path / "results.jsonl")

@@ -1,4 +1,4 @@
-"""A tournament, for judges that can only compare two images (SANA-1.5, section 3.3)."""
+"""A tournament, for judges that can only compare two images (SANA-1.5, inference-time scaling)."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""What inference-time scaling needs: something that draws and something that judges (SANA-1.5, section 3.3)."""
+"""What inference-time scaling needs: something that draws and something that judges (SANA-1.5)."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar, runtime_checkable

@@ -1,4 +1,4 @@
-"""Draw many images of a prompt and keep the best: repeated sampling with a judge (SANA-1.5, section 3.3)."""
+"""Draw many images of a prompt and keep the best: repeated sampling with a judge (SANA-1.5, inference-time scaling)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sana_judge.geneval.rules import Detection
-from sana_judge.geneval.whole_files import read_json_lines, write_json_lines
+from sana_judge.geneval.whole_files import parse_json_lines, write_json_lines
+
+_LINE = '{"filename": ..., "detections": [{"class": ..., "score": ..., "box": [x0, y0, x1, y1]}, ...]}'
 
 
 def read_detections(path: str | PathLike[str]) -> dict[str, list[Detection]]:
@@ -24,19 +26,16 @@ def read_detections(path: str | PathLike[str]) -> dict[str, list[Detection]]:
 
 def read_hashed_detections(path: str | PathLike[str]) -> tuple[dict[str, list[Detection]], dict[str, str]]:
     """Read the same, and the hashes of the images that it was found in, as far as the file has them."""
-    found: dict[str, list[Detection]] = {}
-    hashes: dict[str, str] = {}
-    for number, record in enumerate(read_json_lines(Path(path)), 1):
-        try:
-            if "error" not in record:
-                found[record["filename"]] = parse_detections(record["detections"])
-                hashes |= {record["filename"]: record["image"]} if "image" in record else {}
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f'record {number} of {path} has no detections ({error!r}); it must be {{"filename": ..., "detections": '
-                '[{"class": ..., "score": ..., "box": [x0, y0, x1, y1]}, ...]}'
-            ) from error
-    return found, hashes
+    lines = parse_json_lines(Path(path), _parse_line, remedy=f"a line must be {_LINE}")
+    seen = [line for line in lines if line]
+    found = {filename: detections for filename, detections, _ in seen}
+    return found, {filename: image for filename, _, image in seen if image}
+
+
+def _parse_line(record: dict[str, Any]) -> tuple[str, list[Detection], str | None] | None:
+    return (
+        None if "error" in record else (record["filename"], parse_detections(record["detections"]), record.get("image"))
+    )
 
 
 def write_detections(path: str | PathLike[str], detections: Mapping[str, Sequence[Detection]]) -> None:

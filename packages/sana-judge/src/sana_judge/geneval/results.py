@@ -9,7 +9,7 @@ from typing import Any
 
 from sana_judge.geneval.layout import Metadata
 from sana_judge.geneval.rules import Verdict
-from sana_judge.geneval.whole_files import read_json_lines, write_json_lines
+from sana_judge.geneval.whole_files import parse_json_lines, write_json_lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,15 +41,7 @@ def read_results(path: str | PathLike[str]) -> list[Result]:
         FileNotFoundError: There is no such file.
         ValueError: A line is no result: names it.
     """
-    results = []
-    for number, record in enumerate(read_json_lines(Path(path)), 1):
-        try:
-            results.append(_parse(record))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"result {number} of {path} is not one of GenEval's ({error!r}): evaluate again"
-            ) from error
-    return results
+    return parse_json_lines(Path(path), _parse, remedy="it is no result of GenEval, evaluate again")
 
 
 def write_results(path: str | PathLike[str], results: Iterable[Result]) -> None:

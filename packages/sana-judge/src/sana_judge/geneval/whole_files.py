@@ -2,9 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Parsed = TypeVar("Parsed")
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -54,6 +56,22 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
                 raise ValueError(f"line {number} of {path} is no JSON object: write the file again")
             records.append(record)
     return records
+
+
+def parse_json_lines(path: Path, parse: Callable[[dict[str, Any]], Parsed], *, remedy: str) -> list[Parsed]:
+    """Read what `parse` makes of every line; `remedy` tells what the lines should be, or where to get them.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A line is something else: names it.
+    """
+    parsed = []
+    for number, record in enumerate(read_json_lines(path), 1):
+        try:
+            parsed.append(parse(record))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"record {number} of {path} cannot be read ({error!r}): {remedy}") from error
+    return parsed
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:

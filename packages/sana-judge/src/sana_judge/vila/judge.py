@@ -1,4 +1,4 @@
-"""VILA-Judge: one forward per image tells how likely it shows the prompt (SANA-1.5, section 3.3)."""
+"""VILA-Judge: one forward per image tells how likely it shows the prompt (SANA-1.5, inference-time scaling)."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence

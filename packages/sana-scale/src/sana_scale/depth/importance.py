@@ -1,4 +1,4 @@
-"""Block importance: how far a block turns its tokens, over prompts and time steps (SANA-1.5, section 3.2)."""
+"""Block importance: how far a block turns its tokens, over prompts and time steps (SANA-1.5, depth pruning)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,7 +91,7 @@ def block_importance(
         ValueError: a block was never reached, changed the shape of its tokens or gave NaN; or the sampler visits a bin
             in which nothing was measured.
 
-    Source: SANA-1.5, section 3.2; ShortGPT (arXiv 2403.03853), section 3.2.
+    Source: SANA-1.5, depth pruning; ShortGPT (arXiv 2403.03853), section 3.2.
     """
     check_blocks(blocks)
     _check_arguments(blocks, model, branches, window, sampler_timesteps)

@@ -1,4 +1,4 @@
-"""Depth pruning: the blocks that matter least go, in place (SANA-1.5, section 3.2)."""
+"""Depth pruning: the blocks that matter least go, in place (SANA-1.5, depth pruning)."""
 
 import operator
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def prune_depth(
     Raises:
         ValueError: there is no such number or index of blocks, importance is missing or of another model.
 
-    Source: SANA-1.5, section 3.2.
+    Source: SANA-1.5, depth pruning.
     """
     held = block_list(model, blocks)
     held.check_depth()

@@ -39,7 +39,7 @@ class Distillation:
     Raises:
         ValueError: a weight is negative or all are 0, or the teacher has another depth than the plan.
 
-    Source: SANA-1.5, section 3.2 (fine-tuning); TinyFusion (arXiv 2412.01199), section 3.4 (masked distillation).
+    Source: SANA-1.5, depth pruning (fine-tuning); TinyFusion (arXiv 2412.01199), section 3.4 (masked distillation).
     """
 
     def __init__(

@@ -39,7 +39,7 @@ def removal_order(scores: Scores, *, protect_head: int = 0, protect_tail: int = 
     """The order by one set of scores (L,), such as `importance.values` or `leave_one_out`: lowest first.
 
     The first `protect_head` and the last `protect_tail` blocks never go. Equal scores go in the order of blocks.
-    Source: SANA-1.5, section 3.2.
+    Source: SANA-1.5, depth pruning.
     """
     values = checked_scores(scores)
     free = _unprotected(len(values), protect_head, protect_tail)

@@ -1,4 +1,4 @@
-"""A matrix in 8 bits: blocks of neighbours share a range (SANA-1.5, section 2.3, CAME-8bit)."""
+"""A matrix in 8 bits: blocks of neighbours share a range (SANA-1.5, CAME-8bit)."""
 
 import math
 from collections.abc import Iterator

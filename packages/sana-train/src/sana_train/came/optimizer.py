@@ -1,4 +1,4 @@
-"""CAME and CAME-8bit as torch optimizers (CAME, Algorithm 1; SANA-1.5, section 2.3)."""
+"""CAME and CAME-8bit as torch optimizers (CAME, Algorithm 1; SANA-1.5, CAME-8bit)."""
 
 import importlib.util
 import logging

@@ -1,4 +1,4 @@
-"""What is said about images: captions by several models, their scores, and other wordings (SANA-1.5, section 3.4).
+"""What is said about images: captions by several models, their scores (SANA), and other wordings (SANA-1.5).
 
 Each pass goes over a manifest in units that any number of processes share and any of them may be killed at, and ends in
 a new manifest.

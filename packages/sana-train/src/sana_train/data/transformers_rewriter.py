@@ -1,4 +1,4 @@
-"""English captions in Chinese, mixed and with emoji, by any language model of transformers (SANA-1.5, section 3.4)."""
+"""English captions in Chinese, mixed and with emoji, by any language model of transformers (SANA-1.5)."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Depth growth: a deeper model that begins where a shallower one is, and goes on training (SANA-1.5, section 3.1)."""
+"""Depth growth: a deeper model that begins where a shallower one is, and goes on training (SANA-1.5, depth growth)."""
 
 from sana_train.growth.arrangement import IDENTITIES, INITS, Init, arrangement
 from sana_train.growth.carried_state import grow_named, grow_optimizer

@@ -1,4 +1,4 @@
-"""Which block of the source each block of a deeper model begins as (SANA-1.5, section 3.1, and its alternatives)."""
+"""Which block of the source each block of a deeper model begins as (SANA-1.5, depth growth, and its alternatives)."""
 
 from typing import Literal, get_args
 

@@ -1,4 +1,4 @@
-"""Depth growth: a model with more blocks that begins where a shallower one is (SANA-1.5, section 3.1)."""
+"""Depth growth: a model with more blocks that begins where a shallower one is (SANA-1.5, depth growth)."""
 
 import dataclasses
 import logging
@@ -57,7 +57,7 @@ def grow_depth(
         ValueError: depth is not more than the model has, drop_last leaves nothing, the blocks cannot be grown, or the
             output changes where it must not.
 
-    Source: SANA-1.5, section 3.1.
+    Source: SANA-1.5, depth growth.
     """
     held = block_list(model)
     held.check_depth()
