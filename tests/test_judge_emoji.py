@@ -12,13 +12,21 @@ from recipes.emoji.detector import judge, true_detections
 from recipes.emoji.detector_network import Detector, DetectorNetwork
 from recipes.emoji.judge_batches import JudgeBatches, SamplePictures
 from recipes.emoji.judge_model import PATCHES, EmojiObjective, new_emoji_judge, saying_loss
-from recipes.emoji.judge_scenes import content_of, held_out_scene, near_misses, patch_targets, training_scene
+from recipes.emoji.judge_samples import Sample
+from recipes.emoji.judge_scenes import (
+    content_of,
+    held_out_scene,
+    near_misses,
+    patch_targets,
+    training_sample,
+    training_scene,
+)
 from recipes.emoji.judge_tokenizer import train_judge_tokenizer
 from recipes.emoji.scenes import SIZE, arrange, scene_at
 from recipes.emoji.sprites import DrawnSprites, SpriteSheet, save_sprites
 from recipes.emoji.vocabulary import COLORS, THINGS
 from sana import SanaPipeline
-from sana_judge import VILAJudge
+from sana_judge import Detection, VILAJudge
 from sana_judge.training import QuestionBatcher
 from sana_judge.training.questions import PADDING, PICTURE
 
@@ -101,6 +109,15 @@ def test_a_color_is_not_asked_of_an_unpainted_object(sprites):
         for asked in pictured.asked:
             for name in plain:
                 assert not any(f"{color} {name}" in asked.prompt for color in COLORS)
+
+
+def test_a_sample_has_colors_only_where_its_prompt_paints():
+    cat = Detection(name="cat", score=0.9, box=(10, 10, 50, 50), color="blue")
+    house = Detection(name="house", score=0.9, box=(70, 10, 110, 50), color="red")
+    content = Content("two_object", (Group("cat", color="blue"), Group("house")))
+    sample = Sample(content=content, prompt="a blue cat and a house", seed=0, found=(cat, house))
+    pictured = training_sample(random.Random(0), np.zeros((SIZE, SIZE, 3), np.uint8), sample)
+    assert {seen.name: seen.color for seen in pictured.found} == {"cat": "blue", "house": None}
 
 
 def test_patches_name_what_is_at_their_centres(sprites):

@@ -1,8 +1,8 @@
 """What the emoji judge is asked: about real renders and about samples of the model, labelled by GenEval's rules."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,11 +46,17 @@ def training_scene(rng: random.Random, sprites: SpriteSheet) -> Pictured:
 
 def training_sample(rng: random.Random, pixels: Pixels, sample: Sample) -> Pictured:
     """A sample of the model, seen by the detector; half of them mirrored, their boxes too."""
-    found = [seen for seen in sample.found if seen.score > THRESHOLD]
+    painted = {group.name for group in sample.content.groups if group.color}
+    found = [_unless_painted(seen, painted) for seen in sample.found if seen.score > THRESHOLD]
     if rng.random() < FLIPPED:
         pixels, found = np.ascontiguousarray(pixels[:, ::-1]), [_mirrored(seen) for seen in found]
     own = Content(sample.content.tag, sample.content.groups, sample.content.relation)
     return Pictured(_worn(pixels, rng), found, _ask(_questions(own, rng), found, rng))
+
+
+def _unless_painted(seen: Detection, painted: Collection[str]) -> Detection:
+    """A detection without the colour that the detector names even where the prompt asked for none."""
+    return seen if seen.name in painted else replace(seen, color=None)
 
 
 def held_out_scene(content: Content, sprites: SpriteSheet, rng: random.Random) -> Iterator[Pictured]:
