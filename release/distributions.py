@@ -3,12 +3,13 @@
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from email import message_from_bytes
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 _LARGEST_WHEEL = 100_000_000  # bytes; PyPI's limit for a file
+_TESTED = {"3.11", "3.12", "3.13"}
 
 
 def problems(folder: Path) -> Iterator[str]:
@@ -39,8 +40,15 @@ def _of_wheel(wheel: Path) -> Iterator[str]:
     yield from (f"requires {line}, a place" for line in metadata.get_all("Requires-Dist", []) if "@" in line)
     if metadata["Requires-Python"] != ">=3.11":
         yield f"requires Python {metadata['Requires-Python']}, not >=3.11"
+    if disputed := set(_pythons(metadata.get_all("Classifier", []))) ^ _TESTED:
+        yield f"says wrongly which Pythons it was tested with: {', '.join(sorted(disputed))}"
     if wheel.stat().st_size > _LARGEST_WHEEL:
         yield f"has {wheel.stat().st_size} bytes; PyPI takes {_LARGEST_WHEEL}"
+
+
+def _pythons(classifiers: Iterable[str]) -> Iterator[str]:
+    prefix = "Programming Language :: Python :: "
+    return (line.removeprefix(prefix) for line in classifiers if line.startswith(f"{prefix}3."))
 
 
 def _of_sdist(sdist: Path) -> Iterator[str]:

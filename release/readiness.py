@@ -39,6 +39,9 @@ def obstacles(tag: str, tree: Tree) -> Iterator[str]:
     if not match:
         yield f"{tag} is no tag of a release: it is a package and its version, such as sana-dit-v0.1.0"
         return
+    if match["package"] not in HOMES:
+        yield f"{tag} names no package of this tree: they are {', '.join(HOMES)}"
+        return
     version = match["version"]
     if version != tree.version:
         yield f"{tag} says {version}, and pyproject.toml says {tree.version}"
@@ -51,7 +54,7 @@ def obstacles(tag: str, tree: Tree) -> Iterator[str]:
 
 def read_tree(tag: str, root: Path = ROOT) -> Tree:
     """Looks at the tree for the package that a tag names; of the whole for a tag that names none."""
-    home = HOMES.get(tag.rpartition("-v")[0], root)
+    home = root / HOMES.get(tag.rpartition("-v")[0], ROOT).relative_to(ROOT)
     project = tomllib.loads((home / "pyproject.toml").read_text())["project"]
     commits = _git(root, "rev-list", "-n", "1", tag, check=False)
     return Tree(

@@ -79,6 +79,7 @@ def test_a_tag_is_released_when_all_agree():
     [
         ("v0.2.0", {}, "v0.2.0 is no tag of a release"),
         ("sana-dit-v0.2", {}, "sana-dit-v0.2 is no tag"),
+        ("sana-v0.2.0", {}, "sana-v0.2.0 names no package of this tree"),
         ("sana-dit-v0.3.0", {}, "says 0.3.0, and pyproject.toml says 0.2.0"),
         ("sana-dit-v0.2.0", {"changelog": "## 0.2.0 - unreleased\n\n- More.\n"}, "begins with '0.2.0 - unreleased'"),
         ("sana-dit-v0.2.0", {"changelog": "## 0.1.0 - 2026-01-01\n\n- First.\n"}, "must begin with '0.2.0 - '"),
@@ -107,12 +108,12 @@ def test_a_release_looks_at_git(tmp_path):
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
-    clean = read_tree("it-v0.2.0", tmp_path)
+    clean = read_tree("sana-suite-v0.2.0", tmp_path)
     assert clean == dataclasses.replace(READY, head=clean.head)
-    git("tag", "it-v0.2.0")
+    git("tag", "sana-suite-v0.2.0")
     (tmp_path / "new.py").touch()
     git("commit", "--allow-empty", "-m", "second")
-    found = list(obstacles("it-v0.2.0", read_tree("it-v0.2.0", tmp_path)))
+    found = list(obstacles("sana-suite-v0.2.0", read_tree("sana-suite-v0.2.0", tmp_path)))
     assert ["new.py" in found[0], "another commit" in found[1], len(found)] == [True, True, 2]
 
 
@@ -122,7 +123,8 @@ def test_a_wheel_that_lacks_files_or_requires_a_place_is_found(tmp_path):
         wheel.writestr("tests/test_it.py", "")
         wheel.writestr(
             "sana_scale-0.1.0.dist-info/METADATA",
-            "Metadata-Version: 2.4\nRequires-Python: >=3.11\nRequires-Dist: sana-dit @ file:///tree\n",
+            "Metadata-Version: 2.4\nRequires-Python: >=3.11\nRequires-Dist: sana-dit @ file:///tree\n"
+            "Classifier: Programming Language :: Python :: 3.11\nClassifier: Programming Language :: Python :: 3.15\n",
         )
     found = "\n".join(problems(tmp_path))
     assert "1 wheels and 0 sdists, not six of each" in found
@@ -130,3 +132,4 @@ def test_a_wheel_that_lacks_files_or_requires_a_place_is_found(tmp_path):
     assert "lacks its LICENSE" in found
     assert "holds tests/test_it.py, which is not of the package" in found
     assert "requires sana-dit @ file:///tree, a place" in found
+    assert "which Pythons it was tested with: 3.12, 3.13, 3.15" in found
