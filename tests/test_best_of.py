@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from sana import SanaPipeline
 from sana.best_of import Drawing, claim_run, load_sampler, make_executor, parse_stop
 from sana.commands import app
 from sana.judges import load_judge
@@ -79,8 +81,61 @@ def test_a_run_directory_knows_weights_and_dtype(small_folder, tmp_path):
         claim_run(tmp_path / "run", replace(drawing, dtype=torch.bfloat16), "clip:nobody/nothing")
     weights = next(model.rglob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
-    with pytest.raises(ValueError, match="model_weights was"):
+    with pytest.raises(ValueError, match="model_contents was"):
         claim_run(tmp_path / "run", drawing, "clip:nobody/nothing")
+
+
+@pytest.mark.parametrize("changed", ["judge.json", "tokenizer.json"])
+def test_a_run_directory_knows_how_its_judge_asks_and_reads(tmp_path, changed):
+    judge = shutil.copytree(NVILA_TINY, tmp_path / "judge")
+    (judge / changed).write_text("{}")
+    claim_run(tmp_path / "run", Drawing(model="nobody/nothing"), f"yes-no:{judge}")
+    (judge / "README.md").write_text("other words")
+    claim_run(tmp_path / "run", Drawing(model="nobody/nothing"), f"yes-no:{judge}")
+    (judge / changed).write_text('{"question": "another"}')
+    with pytest.raises(ValueError, match="judge_contents was"):
+        claim_run(tmp_path / "run", Drawing(model="nobody/nothing"), f"yes-no:{judge}")
+
+
+def test_a_run_directory_knows_what_the_embedded_judge_holds_and_which_adapters_draw(tmp_path):
+    drawing = Drawing(model="nobody/nothing")
+    claim_run(tmp_path / "run", drawing, "embedded")
+    assert json.loads((tmp_path / "run" / "made-by.json").read_text())["judge_contents"]
+    (tmp_path / "style.safetensors").write_bytes(b"one")
+    adapted = replace(drawing, loras=((str(tmp_path / "style.safetensors"), 0.5),), quantize="int8")
+    with pytest.raises(ValueError, match=r"quantize was None and is now 'int8', loras was \[\] and is now"):
+        claim_run(tmp_path / "run", adapted, "embedded")
+    claim_run(tmp_path / "adapted", adapted, "embedded")
+    (tmp_path / "style.safetensors").write_bytes(b"other")
+    with pytest.raises(ValueError, match="loras was"):
+        claim_run(tmp_path / "adapted", adapted, "embedded")
+
+
+def test_a_large_batch_is_drawn_at_once(small_folder):
+    drawing = Drawing(model=str(small_folder), device="cpu", steps=1, guidance_scale=1.0)
+    sampler = load_sampler(drawing)
+    rows = []
+    transformer = sampler._pipeline.transformer
+    transformer.register_forward_pre_hook(lambda model, args: rows.append(len(args[0])))
+    sampler("a cat", range(10))
+    sampler.previewing("a cat", range(10), at=(), keep=lambda images: range(10))
+    assert rows == [10, 10]
+
+
+def test_adapters_change_what_is_drawn(run, small_folder, tmp_path):
+    pipeline = SanaPipeline.from_pretrained(small_folder, device="cpu")
+    width = pipeline.transformer.blocks[0].self_attn.to_q.in_features
+    weights = {
+        "transformer.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, width),
+        "transformer.transformer_blocks.0.attn1.to_q.lora_B.weight": torch.ones(width, 2),
+    }
+    save_file(weights, tmp_path / "style.safetensors")
+    ask = ("a cat", "-n", 1, "--json", "--out")
+    (plain,) = json.loads(run(*ask, tmp_path / "plain").stdout)
+    (styled,) = json.loads(run(*ask, tmp_path / "styled", "--lora", f"{tmp_path / 'style.safetensors'}:8").stdout)
+    assert styled["best"][0]["loras"] == {str(tmp_path / "style.safetensors"): 8.0}
+    pictures = [np.asarray(Image.open(record["best"][0]["path"])) for record in (plain, styled)]
+    assert not np.array_equal(*pictures)
 
 
 @pytest.mark.parametrize("ask", [("-n", 2, "--keep", 4), ("-n", 8, "--keep", 4, "--budget", 2)], ids=str)
@@ -168,6 +223,7 @@ def test_the_curve_is_written_as_json_and_as_a_picture(run, tmp_path):
         (["a", "--prompts", "nowhere.txt"], "one of the two"),
         (["--prompts", "nowhere.txt"], "nowhere.txt"),
         (["a", "--size", "big"], "--size is 'big'"),
+        (["a", "--quantize", "int2"], "--quantize is 'int2'"),
     ],
 )
 def test_bad_options_are_one_line_and_leave_nothing(run, tmp_path, monkeypatch, arguments, message):

@@ -57,10 +57,12 @@ def test_a_picture_that_cannot_be_read_is_a_crossed_box(tmp_path):
         assert area_of(page, (0xEE, 0xEE, 0xEE)) > 200 * 200
 
 
-def test_a_heading_longer_than_the_row_fits(picture):
-    heading = "194 of 576 images are wrong, in a folder whose name is long"
-    (page,) = contact_sheets([Entry(picture=picture, title="prompt")], heading)
-    width = ImageFont.load_default(20).getlength(f"{heading}, page 1 of 1")
-    assert page.width >= width
-    edge = page.crop((page.width - 5, 0, page.width, 40))
-    assert ImageChops.invert(edge).getbbox() is None
+def test_a_heading_longer_than_the_row_is_wrapped_and_fits(picture):
+    heading = "a long prompt of many words " * 20
+    one, of_one = (next(contact_sheets([Entry(picture=picture, title="prompt")], text)) for text in (heading, "short"))
+    assert one.width == of_one.width == 240 + 2 * 10
+    # At least as many lines as its length takes, 24 pixels each, and its ink within the margins.
+    lines = -(-ImageFont.load_default(20).getlength(heading.strip()) // 240)
+    assert one.height - of_one.height >= (lines - 1) * 24
+    for edge in (one.crop((0, 0, 5, one.height)), one.crop((one.width - 5, 0, one.width, one.height))):
+        assert ImageChops.invert(edge).getbbox() is None

@@ -97,6 +97,19 @@ def test_pruning_works_with_a_pipeline(pipeline):
     assert result.pilot.used == (0.5,)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "options", "words"),
+    [
+        ([0], {"batch_size": 0}, "batch_size is 0"),
+        ([-1], {}, "a seed is -1"),
+        ([], {}, "1 prompts and 0 seeds|0 seeds"),
+    ],
+)
+def test_what_a_call_refuses_is_refused(pipeline, seeds, options, words):
+    with pytest.raises(ValueError, match=words):
+        pipeline.previewing("a cat", seeds, at=(0.5,), keep=everyone, steps=2, **options)
+
+
 @pytest.mark.parametrize(("at", "steps", "expected"), [((0.25,), 20, [4]), ((0.1, 0.5), 10, [0, 4]), ((), 1, [])])
 def test_looks_fall_after_the_fraction_of_the_steps(at, steps, expected):
     assert look_steps(at, steps) == expected

@@ -11,11 +11,12 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from sana.catalog import locate
+from sana.catalog import EMBEDDED, locate
 from sana.contact_sheet import Entry, contact_sheets
-from sana.judges import load_judge
+from sana.judges import EMBEDDED_JUDGE, load_judge
 from sana.pipeline import SanaPipeline
 from sana.png import save_png
+from sana_dit import Quantization
 from sana_scale import (
     BestOfN,
     Budget,
@@ -34,12 +35,13 @@ from sana_scale.request import Request
 
 ExecutorName = Literal["local", "shared-dir", "ray"]
 MADE_BY = "made-by.json"
-WEIGHTS = (".safetensors", ".bin", ".pth")
+# Of a checkpoint: weights, configurations and calibrations, tokenizers and chat templates. Not its README.
+CONTENTS = (".safetensors", ".bin", ".pth", ".json", ".txt", ".jinja", ".model")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawing:
-    """A model and how it draws; None is the checkpoint's own."""
+    """A model and how it draws; None is the checkpoint's own. `loras` are adapters with their scales."""
 
     model: str
     steps: int | None = None
@@ -50,6 +52,8 @@ class Drawing:
     device: str | None = None
     dtype: torch.dtype | None = None
     offload: bool = False
+    quantize: Quantization | None = None
+    loras: tuple[tuple[str, float], ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -67,7 +71,7 @@ class PipelineSampler:
 
     def __call__(self, prompt: str, seeds: Sequence[int]) -> list[Image.Image]:
         """One picture per seed."""
-        return self._pipeline(prompt, seeds, progress=False, **self._options)
+        return self._pipeline(prompt, seeds, batch_size=max(1, len(seeds)), progress=False, **self._options)
 
     def previewing(
         self,
@@ -78,14 +82,21 @@ class PipelineSampler:
         keep: Callable[[Sequence[Image.Image]], Sequence[int]],
     ) -> list[tuple[int, Image.Image]]:
         """The same, going on at each look with those that `keep` names."""
-        return self._pipeline.previewing(prompt, seeds, at=at, keep=keep, **self._options)
+        batch_size = max(1, len(seeds))
+        return self._pipeline.previewing(prompt, seeds, at=at, keep=keep, batch_size=batch_size, **self._options)
 
 
 def load_sampler(drawing: Drawing) -> PipelineSampler:
     """The sampler that a drawing describes."""
     pipeline = SanaPipeline.from_pretrained(
-        drawing.model, device=drawing.device, dtype=drawing.dtype, offload=drawing.offload
+        drawing.model,
+        device=drawing.device,
+        dtype=drawing.dtype,
+        quantize=drawing.quantize,
+        offload=drawing.offload,
     )
+    for source, scale in drawing.loras:
+        pipeline.load_lora(source, scale=scale)
     return PipelineSampler(pipeline, drawing)
 
 
@@ -101,7 +112,7 @@ def make_executor(name: ExecutorName, drawing: Drawing, judge: str, *, workers: 
                 f"{workers} workers are asked of the local executor, which is one: choose shared-dir or ray"
             )
         return Local()
-    makers = partial(load_sampler, drawing), partial(load_judge, judge, device=drawing.device)
+    makers = partial(load_sampler, drawing), partial(load_judge, judge, device=drawing.device, progress=False)
     gpus = torch.cuda.device_count() if drawing.device is None else 0
     if name == "shared-dir":
         return SharedDir(*makers, workers=workers, devices=tuple(map(str, range(gpus))))
@@ -143,15 +154,17 @@ def check_request(prompts: Sequence[str], options: Mapping[str, Any], budget: in
 def claim_run(run_dir: Path, drawing: Drawing, judge: str) -> None:
     """Write down who draws and judges in a run directory, or check that it is who did so before.
 
-    Folders are known by the hash of their weights as well; models on the Hub are known by name.
+    Folders are known by a hash of their contents as well; models on the Hub are known by name.
 
     Raises:
         ValueError: it was another model, other settings or another judge; or `run_dir` is a file.
         RuntimeError: another process drives it.
     """
     here = {"judge": judge, "model": drawing.model, **drawing.options}
-    here |= {"dtype": drawing.dtype and str(drawing.dtype).removeprefix("torch.")}
-    here |= {"model_weights": _weights(str(locate(drawing.model)[0])), "judge_weights": _weights(judge)}
+    here |= {"dtype": drawing.dtype and str(drawing.dtype).removeprefix("torch."), "quantize": drawing.quantize}
+    here |= {"loras": [[source, scale, _contents(source)] for source, scale in drawing.loras]}
+    judge_folder = str(EMBEDDED_JUDGE) if judge == EMBEDDED else judge
+    here |= {"model_contents": _contents(str(locate(drawing.model)[0])), "judge_contents": _contents(judge_folder)}
     if run_dir.exists() and not run_dir.is_dir():
         raise ValueError(f"--run-dir {run_dir} is a file: give a folder, or the name of a new one")
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -165,15 +178,16 @@ def claim_run(run_dir: Path, drawing: Drawing, judge: str) -> None:
         raise ValueError(f"{run_dir} was made otherwise: {facts}. Choose another --run-dir")
 
 
-def _weights(name: str) -> str | None:
-    """A hash of the weights in a folder, which may follow a kind of judge; None for what is not on this machine."""
-    folder = next((Path(part) for part in (name, name.partition(":")[2]) if part and Path(part).is_dir()), None)
-    if folder is None:
+def _contents(name: str) -> str | None:
+    """A hash of a checkpoint, whose name may follow a kind of judge; None for what is not on this machine."""
+    place = next((Path(part) for part in (name, name.partition(":")[2]) if part and Path(part).exists()), None)
+    if place is None:
         return None
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in WEIGHTS):
-        with path.open("rb") as file:
-            digest.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        if path.suffix in CONTENTS and path.is_file():
+            with path.open("rb") as file:
+                digest.update(f"{path.relative_to(place)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -193,7 +207,7 @@ def save_result(
             "score": candidate.score,
             "judge": judge,
         }
-        made |= {"model": drawing.model} | drawing.options
+        made |= {"model": drawing.model} | ({"loras": dict(drawing.loras)} if drawing.loras else {}) | drawing.options
         made |= {"height": candidate.image.height, "width": candidate.image.width}
         path = out / f"{name}-{candidate.seed}.png"
         save_png(candidate.image, path, made)

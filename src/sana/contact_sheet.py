@@ -12,6 +12,7 @@ _SIDE = 240  # of a picture, in pixels
 _MARGIN = 10
 _LINE = 17
 _FONT_SIZE = 14
+_HEADING_LINE, _HEADING_SIZE = 24, 20
 _MOST_LINES = (3, 4, 1)  # of title, remark and footnote
 _COLORS = ("#111111", "#b3261e", "#767676")
 
@@ -44,11 +45,14 @@ def _page(entries: Sequence[Entry], heading: str, columns: int) -> Image.Image:
     tiles = [_tile(entry) for entry in entries]
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     heights = [max(tile.height for tile in row) for row in rows]
-    font = ImageFont.load_default(_FONT_SIZE + 6)
-    top = 3 * _MARGIN + _FONT_SIZE
-    width = max(columns * (_SIDE + _MARGIN) + _MARGIN, round(font.getlength(heading)) + 2 * _MARGIN)
+    font = ImageFont.load_default(_HEADING_SIZE)
+    width = columns * (_SIDE + _MARGIN) + _MARGIN
+    lines = _broken(heading, font, width - 2 * _MARGIN)
+    top = 2 * _MARGIN + len(lines) * _HEADING_LINE
     page = Image.new("RGB", (width, top + sum(heights)), "white")
-    ImageDraw.Draw(page).text((_MARGIN, _MARGIN), heading, fill=_COLORS[0], font=font)
+    draw = ImageDraw.Draw(page)
+    for number, line in enumerate(lines):
+        draw.text((_MARGIN, _MARGIN + number * _HEADING_LINE), line, fill=_COLORS[0], font=font)
     for row, height in zip(rows, heights, strict=True):
         for column, tile in enumerate(row):
             page.paste(tile, (_MARGIN + column * (_SIDE + _MARGIN), top))
@@ -89,7 +93,7 @@ def _wrapped(text: str, font: _Font, limit: int) -> list[str]:
     """The lines of a text, broken between words, or within one that is too long; of too many the last ends in "..."."""
     lines: list[str] = []
     for paragraph in text.splitlines():
-        lines += _broken(paragraph, font)
+        lines += _broken(paragraph, font, _SIDE)
     if len(lines) > limit:
         lines = lines[:limit]
         while font.getlength(f"{lines[-1]}...") > _SIDE:
@@ -98,15 +102,15 @@ def _wrapped(text: str, font: _Font, limit: int) -> list[str]:
     return lines
 
 
-def _broken(paragraph: str, font: _Font) -> list[str]:
+def _broken(paragraph: str, font: _Font, width: int) -> list[str]:
     lines = [""]
     for word in paragraph.split():
         longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) > _SIDE and lines[-1]:
+        if font.getlength(longer) > width and lines[-1]:
             lines.append("")
             longer = word
-        while font.getlength(longer) > _SIDE:
-            fits = next(n for n in range(len(longer) - 1, 0, -1) if font.getlength(longer[:n]) <= _SIDE or n == 1)
+        while font.getlength(longer) > width:
+            fits = next(n for n in range(len(longer) - 1, 0, -1) if font.getlength(longer[:n]) <= width or n == 1)
             lines[-1:] = [longer[:fits], ""]
             longer = longer[fits:]
         lines[-1] = longer

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from sana.pixels import resize_and_crop, to_pil
+from sana.prompts import pair
 from sana_dit import Captions, Velocity
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ def draw_with_previews(
     batch_size: int = 8,
 ) -> list[tuple[int, Image.Image]]:
     """What `SanaPipeline.previewing` does."""
+    _, seeds = pair(prompt, seeds)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     steps, scale = pipeline.settings(steps, guidance_scale)
     looks = look_steps(at, steps)
     drawn, wanted = pipeline.sizes(height, width, binning=binning)

@@ -11,12 +11,13 @@ from torch.optim import AdamW
 
 from sana.pipeline import SanaPipeline
 from sana.pruning_calibration import Sample
-from sana.run_settings import RunSettings, read_settings
-from sana.training_run import check_data, fixed_settings, make_objective, make_optimizer
+from sana.run_file import read_run_file
+from sana.run_settings import RunSettings, settings_of
+from sana.training_run import check_data, fixed_settings, make_objective, make_optimizer, training_data
 from sana_dit import Captions, SanaTransformer
 from sana_scale import PrunePlan
 from sana_scale.depth import Distillation, calibration_hash
-from sana_train import Batches, CheckpointError, FlowMatching, LatentShards, TrainConfig, Trainer
+from sana_train import Batches, CheckpointError, FlowMatching, TrainConfig, Trainer
 
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-4
@@ -108,13 +109,15 @@ def recover_on_batches(
 
 
 def recovery_settings(recipe: Path, model: str, run_dir: Path) -> RunSettings:
-    """The settings of a run file of `sana train`, whose [model] is `model` whatever it says.
+    """The settings of a run file of `sana train`, whose [model] is `model` in fp32 whatever it says.
 
     Raises:
         ValueError: the file asks for what only training from its own checkpoint can do.
     """
-    changes = [f'model.init="{model}"', f'train.run_dir="{run_dir}"']
-    settings = read_settings(recipe, changes)
+    sections = read_run_file(recipe)
+    sections["model"] = {"init": model}
+    sections.setdefault("train", {})["run_dir"] = str(run_dir)
+    settings = settings_of(sections, where=str(recipe))
     if settings.validation or settings.samples:
         raise ValueError(f"{recipe} has [validation] or [samples]: recovery is scored by the report, leave them out")
     return settings
@@ -125,7 +128,7 @@ def recover_on_data(settings: RunSettings, pipeline: SanaPipeline) -> Recover:
 
     def recover(pruned: SanaTransformer, unpruned: SanaTransformer, plan: PrunePlan) -> SanaTransformer:
         student = copy.deepcopy(pruned).float()
-        data = LatentShards(settings.data.shards, batch_size=settings.data.batch_size, seed=settings.data.seed)
+        data = training_data(settings)
         check_data(data, student.config, settings.data.shards)
         objective = make_objective(settings, student, pipeline.caption_encoder, tokens=data.caption_shape[0])
         optimizer = make_optimizer(student, settings.optimizer, seed=settings.train.seed)

@@ -5,7 +5,7 @@ from statistics import fmean
 
 import pytest
 
-from sana_scale import best_of_k_curve, best_of_n
+from sana_scale import BestOfN, Candidate, best_of_k_curve, best_of_n
 from sana_scale.curves import default_ks, subset_weights
 
 
@@ -120,6 +120,23 @@ def test_a_long_curve_is_dense_where_it_bends():
 def test_it_reads_the_scores_of_a_run(sampler, judge):
     curve = best_of_k_curve(best_of_n(sampler, judge, "a", n=20).scores)
     assert curve.mean[-1] == max(judge("a", [f"a:{seed}" for seed in range(20)]))
+
+
+def test_it_takes_results_as_they_are(sampler, judge):
+    one, other = (best_of_n(sampler, judge, prompt, n=20, seed=seed) for prompt, seed in (("a", 0), ("b", 7)))
+    assert best_of_k_curve([one, other]) == best_of_k_curve([one.scores, other.scores])
+    assert best_of_k_curve(one) == best_of_k_curve(one.scores)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [({"stopped": "Threshold(score=1)"}, r"was stopped by Threshold\(score=1\)"), ({"pruned": (3, 4)}, "gave up on 2")],
+)
+def test_results_that_are_no_random_sample_are_refused(ask, words):
+    result = BestOfN(prompt="a", candidates=(Candidate(None, 0, 0.5), Candidate(None, 1, 0.4)), generated=2, **ask)
+    for given in (result, [result]):
+        with pytest.raises(ValueError, match=f"the run of 'a' {words}.*complete run"):
+            best_of_k_curve(given)
 
 
 @pytest.mark.parametrize(

@@ -241,3 +241,9 @@ def test_a_block_that_is_listed_twice_is_refused():
     block = nn.Identity()
     with pytest.raises(ValueError, match="more than once"):
         block_importance(nn.ModuleList([block, block]), lambda: None)
+
+
+def test_a_token_of_zeros_has_no_relative_change_of_norm():
+    tokens = torch.tensor([[[3.0, 4.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    importance = measure(lambda x: x + torch.tensor([0.0, 10.0]), tokens=tokens)
+    assert importance.norm_change.tolist() == [1.0]  # 10 of 5 in the first sample, nothing to count in the second

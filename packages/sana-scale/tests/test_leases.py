@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import socket
@@ -57,6 +58,23 @@ def test_a_lease_that_is_kept_alive_does_not_run_out(tmp_path):
             assert not waiting.take(0)
             time.sleep(0.05)
     assert waiting.take(0)  # given back at the end
+
+
+def test_a_disk_that_fails_for_a_moment_does_not_end_the_heartbeat(tmp_path, monkeypatch):
+    failures = iter([OSError(errno.ESTALE, "Stale file handle"), OSError(errno.EIO, "Input/output error")])
+    touch, touched = os.utime, threading.Event()
+
+    def utime(path):
+        if failure := next(failures, None):
+            raise failure
+        touch(path)
+        touched.set()
+
+    monkeypatch.setattr(os, "utime", utime)
+    leases = Leases(tmp_path, seconds=0.2)
+    with leases.kept_alive():
+        assert leases.take(0)
+        assert touched.wait(20)
 
 
 def test_the_lease_of_a_process_that_is_gone_is_free_at_once(tmp_path):

@@ -100,10 +100,10 @@ def test_an_error_in_an_actor_is_raised_here_as_what_it_is(cluster, tmp_path):
         )
 
 
-def test_more_gpus_than_there_are_are_refused(cluster, tmp_path):
+def test_more_gpus_than_there_are_now_are_a_warning(cluster, tmp_path, caplog):
     executor = Ray(Painter, Reader, samplers=2, sampler_gpus=0.75, judge_gpus=0.25)
-    with pytest.raises(ValueError, match=r"take 1\.75 GPUs and the cluster has 0"):
-        best_of_n(None, None, "a", n=4, run_dir=tmp_path, executor=executor)
+    with executor.working([], tmp_path):
+        assert "take 1.75 GPUs and the cluster has 0 now" in caplog.text
 
 
 @pytest.mark.parametrize(

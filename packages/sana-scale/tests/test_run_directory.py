@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import random
@@ -14,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sana_scale import Budget, Halving, Threshold, best_of_n
+from sana_scale import Budget, Halving, Threshold, best_of_n, run_claim
 
 KILLED_RUN = Path(__file__).with_name("killed_run.py")
 # Where syncing to the disk costs nothing: two hundred runs that sync thirty times each.
@@ -127,7 +129,8 @@ def test_killed_at_random_moments_a_run_ends_the_same(tmp_path):
     ("change", "words"),
     [
         ({"prompt": "b"}, "prompt was 'a' and is now 'b'"),
-        ({"n": 9}, "n was 8 and is now 9"),
+        ({"n": 4}, "n was 8 and is now 4"),
+        ({"n": 16, "seed": 1}, "n was 8 and is now 16, seed was 0 and is now 1"),
         ({"seed": 1}, "seed was 0 and is now 1"),
         ({"keep": 2}, "keep was 1 and is now 2"),
         ({"batch_size": 2}, "batch_size was 4 and is now 2"),
@@ -141,6 +144,60 @@ def test_a_run_directory_of_another_configuration_says_what_differs(paint, blue,
     with pytest.raises(ValueError, match=words):
         best_of_n(paint, blue, **ask | change)
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [{"keep": 3}, {"stop": Threshold(95)}, {"stop": Threshold(40)}, {"keep": 2, "prune": Halving(pilot=4)}],
+    ids=str,
+)
+def test_eight_and_then_sixteen_are_sixteen_at_once(paint, blue, tmp_path, ask):
+    def previewing(prompt, seeds, *, at, keep):
+        for _ in at:
+            seeds = [seeds[place] for place in keep(paint(prompt, seeds))]
+        return list(zip(seeds, paint(prompt, seeds), strict=True))
+
+    paint.previewing = previewing
+    ask = {"batch_size": 4} | ask
+    at_once = best_of_n(paint, blue, "a", n=16, run_dir=tmp_path / "once", **ask)
+    first = best_of_n(paint, blue, "a", n=8, run_dir=tmp_path / "twice", **ask)
+    paint.seeds.clear()
+    assert best_of_n(paint, blue, "a", n=16, run_dir=tmp_path / "twice", **ask) == at_once
+    assert not set(paint.seeds) & {candidate.seed for candidate in first.candidates}
+    names = [{path.relative_to(run) for path in run.rglob("*.png")} for run in (tmp_path / "once", tmp_path / "twice")]
+    assert names[0] == names[1]
+
+
+def test_a_batch_that_a_smaller_run_cut_short_is_not_continued(paint, blue, tmp_path):
+    best_of_n(paint, blue, "a", n=6, batch_size=4, run_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"n was 6 and is now 8.* whose n was a multiple of batch_size"):
+        best_of_n(paint, blue, "a", n=8, batch_size=4, run_dir=tmp_path)
+    assert best_of_n(paint, blue, "a", n=6, batch_size=4, run_dir=tmp_path).generated == 6
+
+
+@pytest.mark.parametrize("step", [(os, "replace"), (Path, "unlink"), (run_claim, "write_json")], ids=str)
+def test_a_run_killed_while_it_is_reopened_goes_on(paint, blue, tmp_path, monkeypatch, step):
+    ask = {"keep": 3, "batch_size": 4, "run_dir": tmp_path / "run"}
+    first = best_of_n(paint, blue, "a", n=8, **ask)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            best_of_n(paint, blue, "a", n=16, **ask)
+    assert best_of_n(paint, blue, "a", n=8, **ask) == first
+    assert best_of_n(paint, blue, "a", n=16, **ask) == best_of_n(paint, blue, "a", n=16, keep=3, batch_size=4)
+
+
+def test_a_file_system_without_locks_is_a_warning(paint, blue, tmp_path, monkeypatch, caplog):
+    def unknown(*arguments):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    assert best_of_n(paint, blue, "a", n=8, run_dir=tmp_path).generated == 8
+    assert f"{tmp_path} cannot be locked" in caplog.text
 
 
 def test_a_foreign_run_json_is_left_alone(paint, blue, tmp_path):

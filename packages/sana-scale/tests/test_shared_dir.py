@@ -224,6 +224,24 @@ def test_workers_free_their_locks_when_they_are_told_to_leave(tmp_path):
     assert (life.returncode, life.stderr) == (0, "")
 
 
+def test_a_shared_run_goes_on_with_a_larger_n(tmp_path):
+    run = tmp_path / "run"
+
+    def work(n):
+        while not (run / "run.json").exists() or json.loads((run / "run.json").read_text())["request"]["n"] != n:
+            time.sleep(0.01)
+        work_on(run, Painter, Reader)
+
+    ask = {"keep": 3, "batch_size": 4}
+    for n in (8, 16):
+        worker = threading.Thread(target=work, args=(n,))
+        worker.start()
+        shared = best_of_n(None, None, "a", n=n, run_dir=run, executor=SharedDir(Painter, Reader, workers=0), **ask)
+        worker.join(60)
+        assert not worker.is_alive()
+    assert shared == best_of_n(Painter(), Reader(), "a", n=16, **ask)
+
+
 def test_it_takes_a_directory_and_no_sampler_of_the_call(paint, blue, tmp_path):
     executor = SharedDir(Painter, Reader)
     with pytest.raises(ValueError, match="give run_dir="):

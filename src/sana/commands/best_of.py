@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sana.commands.generate import parsed_dtype, parsed_size, slugs
+from sana.commands.generate import parsed_dtype, parsed_lora, parsed_quantization, parsed_size, slugs
 from sana.commands.messages import messages
 from sana.judges import JUDGE_HELP
 
@@ -51,6 +51,9 @@ def best_of(
     model: Annotated[
         str, typer.Option(help='Pipeline folder, Hub id, name that `sana list` shows, or "embedded".')
     ] = "embedded",
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="REPO[:SCALE]", help="LoRA file, folder or Hub id; may be repeated.")
+    ] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, such as 1024x768.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     cfg: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
@@ -58,6 +61,7 @@ def best_of(
     out: Annotated[Path, typer.Option(help="Folder of the pictures, sheets and curve.")] = Path("."),
     device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1, mps or cpu.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8 or nf4: weights in 8 or 4 bits.")] = None,
     offload: Annotated[bool, typer.Option(help="Keep the caption encoder in CPU memory while drawing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, a record per prompt.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
@@ -87,6 +91,8 @@ def best_of(
             device=device,
             dtype=torch_dtype,
             offload=offload,
+            quantize=parsed_quantization(quantize),
+            loras=tuple(map(parsed_lora, lora or ())),
         )
         kept = min(4, number) if keep is None else keep
         options = {"n": number, "keep": kept, "seed": seed, "batch_size": batch_size, "stop": rules, "prune": halving}
@@ -139,7 +145,7 @@ def _work(
         sample = None if where.brings_its_own else load_sampler(drawing)
         scores = None if where.brings_its_own else load_judge(judge, device=drawing.device, progress=False)
         yield {"sample": sample, "judge": scores, "executor": where, "run_dir": run_dir}
-    except (RuntimeError, ImportError, TypeError) as error:  # another driver, an extra that is missing, no previews
+    except (RuntimeError, ImportError) as error:  # another driver, an extra that is missing
         if isinstance(error, RuntimeError) and "in use by" not in str(error) and "goes on" not in str(error):
             raise
         raise ValueError(str(error)) from error
@@ -188,7 +194,7 @@ def _report(
         best = save_result(result, out, name, drawing=drawing, judge=judge)
         records.append(summary(result) | {"best": best})
     if curve:
-        measured = best_of_k_curve([result.scores for result in results])
+        measured = best_of_k_curve(results)
         write_curve(measured, out / "curve.json")
         plot_curve(measured, out / "curve.png", label="score")
     if as_json:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,13 +19,22 @@ from sana.prompt_check import GUARD_MODEL, check_prompts
 
 
 def generate(
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw; several make several.")],
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw; several make several.")
+    ] = None,
     model: Annotated[
         str, typer.Option(help='Pipeline folder, Hub id, name that `sana list` shows, or "embedded".')
     ] = "embedded",
     seed: Annotated[int, typer.Option(help="Seed of the first picture of each prompt.")] = 0,
     seeds: Annotated[str | None, typer.Option(metavar="S,S...", help="The seeds themselves, instead.")] = None,
     number: Annotated[int, typer.Option("-n", min=1, help="Pictures per prompt: seeds s .. s+n-1.")] = 1,
+    geneval: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl",
+            help="Draw the prompts of GenEval's evaluation_metadata.jsonl into its folders; stopped, the same goes on.",
+        ),
+    ] = None,
     lora: Annotated[
         list[str] | None, typer.Option(metavar="REPO[:SCALE]", help="LoRA file, folder or Hub id; may be repeated.")
     ] = None,
@@ -33,6 +43,10 @@ def generate(
     cfg: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
     negative: Annotated[str, typer.Option(help="What to lead away from.")] = "",
     out: Annotated[Path, typer.Option(help="A .png for one picture, else a folder.")] = Path("."),
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at once; fewer take less memory.")] = 8,
+    tile: Annotated[
+        int | None, typer.Option(help="Pixels per side decoded at once, such as 1024: far less memory at 2K and 4K.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1, mps or cpu.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     quantize: Annotated[str | None, typer.Option(help="int8 or nf4: weights in 8 or 4 bits.")] = None,
@@ -51,11 +65,16 @@ def generate(
     with messages():
         if not guard and (guard_model, guard_threshold) != (None, None):
             raise ValueError("--guard-model or --guard-threshold is given, but nothing is guarded: add --guard")
-        jobs = list(product(prompts, _seeds(seed, seeds, number)))
-        paths = _paths(out, jobs)
+        if bool(prompts) == (geneval is not None):
+            raise ValueError("give one of two: prompts, or --geneval with a file of them")
+        chosen = _seeds(seed, seeds, number)
+        metadata = _metadata(geneval, out) if geneval else []
+        texts = prompts or [record["prompt"] for record in metadata]
+        jobs = list(product(texts, chosen))
+        paths = [] if geneval else _paths(out, jobs)
         width, height = parsed_size(size)
         torch_dtype = parsed_dtype(dtype)
-        loras = [_lora(text) for text in lora or []]
+        loras = [parsed_lora(text) for text in lora or []]
         from transformers.utils import logging
 
         from sana.pipeline import SanaPipeline
@@ -64,9 +83,9 @@ def generate(
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         if guard:
             threshold = 0.5 if guard_threshold is None else guard_threshold
-            check_prompts(prompts, model=guard_model or GUARD_MODEL, threshold=threshold, device=device)
+            check_prompts(texts, model=guard_model or GUARD_MODEL, threshold=threshold, device=device)
         pipeline = SanaPipeline.from_pretrained(
-            model, device=device, dtype=torch_dtype, quantize=_quantization(quantize), offload=offload
+            model, device=device, dtype=torch_dtype, quantize=parsed_quantization(quantize), offload=offload, tile=tile
         )
         for source, scale in loras:
             pipeline.load_lora(source, scale=scale)
@@ -77,6 +96,31 @@ def generate(
             "guidance_scale": pipeline.facts.guidance_scale if cfg is None else cfg,
             "negative_prompt": negative,
         }
+        draw = partial(
+            pipeline,
+            height=height,
+            width=width,
+            steps=steps,
+            guidance_scale=cfg,
+            negative_prompt=negative,
+            batch_size=batch_size,
+        )
+        if geneval:
+            from sana.geneval_drawing import draw_geneval
+
+            height, width = pipeline.sizes(height, width)[1]
+            settings |= {"height": height, "width": width, "dtype": dtype, "quantize": quantize}
+            draw_geneval(
+                partial(draw, progress=False),
+                metadata,
+                out,
+                seeds=chosen,
+                settings=settings,
+                batch_size=batch_size,
+                progress=progress,
+            )
+            print(json.dumps({"path": str(out), "seeds": chosen} | settings, indent=2) if as_json else out)
+            return
         records: list[dict[str, Any]] = []
 
         def save(number: int, picture: Image.Image) -> None:
@@ -86,17 +130,7 @@ def generate(
             save_png(picture, paths[number], record)
             records.append({"path": str(paths[number])} | record)
 
-        pipeline(
-            [prompt for prompt, _ in jobs],
-            [its_seed for _, its_seed in jobs],
-            height=height,
-            width=width,
-            steps=steps,
-            guidance_scale=cfg,
-            negative_prompt=negative,
-            on_image=save,
-            progress=progress,
-        )
+        draw([prompt for prompt, _ in jobs], [its_seed for _, its_seed in jobs], on_image=save, progress=progress)
         if as_json:
             print(json.dumps(records, indent=2, ensure_ascii=False))
         else:
@@ -115,7 +149,7 @@ def _seeds(first: int, given: str | None, number: int) -> list[int]:
         raise ValueError(f"--seeds is {given!r}; give whole numbers with commas, such as 0,1,7") from None
 
 
-def _lora(text: str) -> tuple[str, float]:
+def parsed_lora(text: str) -> tuple[str, float]:
     """Take "style.safetensors:0.8" apart; what is behind a colon and no number, as on Windows, is part of the path."""
     source, colon, scale = text.rpartition(":")
     try:
@@ -146,7 +180,8 @@ def parsed_dtype(name: str | None) -> Any:
     return dtypes[name]
 
 
-def _quantization(kind: str | None) -> Any:
+def parsed_quantization(kind: str | None) -> Any:
+    """The kind that --quantize names."""
     if kind not in (None, "int8", "nf4"):
         raise ValueError(f"--quantize is {kind!r}; it is int8 or nf4")
     return kind
@@ -161,17 +196,35 @@ def _paths(out: Path, jobs: list[tuple[str, int]]) -> list[Path]:
     if single and len(jobs) > 1:
         raise ValueError(f"--out is {out}, one file, for {len(jobs)} pictures: give a folder")
     folder = out.parent if single else out
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise ValueError(f"--out is {out}, but {existing} is a file: give a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(f"{existing} cannot be written to: give another --out")
+    _check_folder(folder, out)
     if single:
         return [out]
     paths = [folder / f"{slug(prompt)}-{seed}.png" for prompt, seed in jobs]
     if len(set(paths)) < len(paths):  # the same prompt and seed twice
         paths = [path.with_stem(f"{number:04d}-{path.stem}") for number, path in enumerate(paths)]
     return paths
+
+
+def _metadata(path: Path, out: Path) -> list[Any]:
+    """The lines of GenEval's evaluation_metadata.jsonl, and a folder to draw them into."""
+    from sana_judge.geneval import read_metadata
+
+    if out.suffix.lower() == ".png":
+        raise ValueError(f"--out is {out}, one file, for the prompts of {path}: give a folder")
+    _check_folder(out, out)
+    metadata = list(read_metadata(path))
+    if not metadata:
+        raise ValueError(f"{path} is empty: give GenEval's evaluation_metadata.jsonl")
+    return metadata
+
+
+def _check_folder(folder: Path, out: Path) -> None:
+    """Raise ValueError or PermissionError where nothing can be written."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"--out is {out}, but {existing} is a file: give a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"{existing} cannot be written to: give another --out")
 
 
 def slug(prompt: str) -> str:

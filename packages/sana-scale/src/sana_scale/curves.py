@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from sana_scale.ranking import tie_groups
+from sana_scale.result import BestOfN
 
 Band = tuple[float, float]
 
@@ -42,7 +43,7 @@ class BestOfKCurve:
 
 
 def best_of_k_curve(
-    scores: Sequence[float] | Sequence[Sequence[float]],
+    scores: Sequence[float] | Sequence[Sequence[float]] | BestOfN[Any] | Sequence[BestOfN[Any]],
     truth: Sequence[float] | Sequence[Sequence[float]] | None = None,
     *,
     ks: Iterable[int] | None = None,
@@ -58,8 +59,9 @@ def best_of_k_curve(
     over prompts drawn again with replacement, `resamples` times.
 
     Args:
-        scores: the judge's, of one prompt or of several. They have to be a random sample: scores of a run that a rule
-            has stopped are not, and give curves that are too good.
+        scores: the judge's, of one prompt or of several, or the results of `best_of_n` that have them. Scores of a run
+            that was stopped or pruned are not a random sample and give curves that are too good: use complete runs,
+            without stop= and prune=.
         truth: what the images are worth (0 and 1, say), in the same places; by default the scores themselves.
         ks: which k; by default all to 64 and then eight to a doubling, as far as every prompt has images.
         keep: the curve of the mean truth of the `keep` best.
@@ -68,10 +70,10 @@ def best_of_k_curve(
         seed: of the resampling.
 
     Raises:
-        ValueError: no scores, lengths that differ between scores and truth, numbers that are not finite, a k that some
-            prompt has no images for, or no resamples or confidence for bands.
+        ValueError: no scores, lengths that differ between scores and truth, numbers that are not finite, a result that
+            was stopped or pruned, a k that some prompt has no images for, or no resamples or confidence for bands.
     """
-    judged = _as_prompts(scores, "scores")
+    judged = _as_prompts(_of_complete_runs(scores), "scores")
     worth = judged if truth is None else _as_prompts(truth, "truth")
     if [len(row) for row in judged] != [len(row) for row in worth]:
         raise ValueError("scores and truth must have the same number of prompts, and of images for each prompt")
@@ -154,6 +156,19 @@ def _bands(curves: list[list[float]], draws: list[list[int]], confidence: float)
         low = round((1 - confidence) / 2 * (len(means) - 1))
         bands.append((means[low], means[-1 - low]))
     return bands
+
+
+def _of_complete_runs(scores: Any) -> Any:
+    """Scores, those of results taken out of them."""
+    rows = [scores] if isinstance(scores, BestOfN) else scores
+    for row in rows:
+        if isinstance(row, BestOfN) and (row.stopped or row.pruned):
+            why = f"was stopped by {row.stopped}" if row.stopped else f"gave up on {len(row.pruned)} images"
+            raise ValueError(
+                f"the run of {row.prompt!r} {why}: its scores are not a random sample and give curves that are too "
+                "good; use a complete run, without stop= and prune="
+            )
+    return [row.scores if isinstance(row, BestOfN) else row for row in rows]
 
 
 def _as_prompts(values: Sequence[float] | Sequence[Sequence[float]], name: str) -> list[list[float]]:

@@ -1,11 +1,14 @@
 """Files that are on the disk when a call returns, exchanged whole or not at all; a lock that dies with its owner."""
 
 import json
+import logging
 import os
 import socket
 import sys
 from pathlib import Path
 from typing import Any, Self
+
+logger = logging.getLogger(__name__)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -40,7 +43,10 @@ def sync_names(folder: Path) -> None:
 
 
 class FileLock:
-    """An exclusive lock on a file for as long as this object lives; the system frees it when the process is killed."""
+    """An exclusive lock on a file for as long as this object lives; the system frees it when the process is killed.
+
+    Where the file system knows no locks it is a warning.
+    """
 
     def __init__(self, path: Path, *, purpose: str) -> None:
         self._file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - closed in release
@@ -51,6 +57,8 @@ class FileLock:
             owner = self._file.read().strip() or "another process"
             self._file.close()
             raise RuntimeError(f"{purpose} is in use by {owner}: wait for it, or choose another one") from error
+        except OSError as error:  # such as ENOSYS and ENOLCK of network file systems
+            logger.warning("%s cannot be locked (%s): make sure that nobody else drives this run", path.parent, error)
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()

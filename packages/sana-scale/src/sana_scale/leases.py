@@ -57,7 +57,7 @@ class Leases:
         def beat() -> None:
             while not done.wait(self._seconds / 4):
                 for path in tuple(self._held):
-                    with suppress(FileNotFoundError):  # it ran out, or is being released
+                    with suppress(OSError):  # it ran out, is being released, or a network disk missed a beat
                         os.utime(path)
 
         heart = threading.Thread(target=beat, name="leases", daemon=True)

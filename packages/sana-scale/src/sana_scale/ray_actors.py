@@ -18,6 +18,8 @@ from sana_scale.search import Search
 from sana_scale.shared_dir import check_picklable
 from sana_scale.units import Drawn, Judged, Order
 
+logger = logging.getLogger(__name__)
+
 # Batches that a sampler is given at once: the one it draws, and the next, so that it never waits for the driver.
 AHEAD = 2
 
@@ -62,11 +64,10 @@ class Ray:
 
     @contextmanager
     def working(self, searches: Sequence[Search[Any]], run_dir: Path | None) -> Iterator[Make]:
-        """Within this context the actors are up.
+        """Within this context the actors are up, or come up as an autoscaling cluster finds the GPUs for them.
 
         Raises:
             ImportError: Ray is not installed.
-            ValueError: the cluster has not as many GPUs.
             RuntimeError: actors were killed more often than `restarts`.
         """
         ray = _ray()
@@ -93,11 +94,12 @@ class Ray:
     def _check_gpus(self, ray: Any) -> None:
         asked = self.samplers * self.sampler_gpus + self.judges * self.judge_gpus
         there = ray.cluster_resources().get("GPU", 0)
-        if asked > there:
-            raise ValueError(
-                f"{self.samplers} samplers with {self.sampler_gpus:g} GPUs and {self.judges} judges with "
-                f"{self.judge_gpus:g} take {asked:g} GPUs and the cluster has {there:g}: ask for fewer, or for parts"
-            )
+        if asked > there:  # of the nodes that are up: an autoscaling cluster starts others for what is asked
+            logger.warning(
+                "%d samplers with %g GPUs and %d judges with %g take %g GPUs and the cluster has %g now: unless it "
+                "scales up the run waits forever; ask for fewer, or for parts",
+                self.samplers, self.sampler_gpus, self.judges, self.judge_gpus, asked, there,
+            )  # fmt: skip
 
 
 class SamplerActor:

@@ -53,7 +53,7 @@ class BestOfN(Generic[Image]):
 
     @property
     def scores(self) -> list[float]:
-        """All scores in the order of seeds, as `best_of_k_curve` takes them."""
+        """All scores in the order of seeds."""
         return [candidate.score for candidate in sorted(self.candidates, key=lambda candidate: candidate.seed)]
 
 

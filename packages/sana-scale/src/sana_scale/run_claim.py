@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ FORMAT = 1
 
 
 @contextmanager
-def claimed(path: Path, description: dict[str, Any]) -> Iterator[None]:
+def claimed(path: Path, description: dict[str, Any], *, reopen: Callable[[], None] | None = None) -> Iterator[None]:
     """Be the only driver of a run directory, which is created where there is none.
+
+    Where `reopen` is given, which makes a finished run go on, n may be larger than it was.
 
     Raises:
         RuntimeError: another process drives it.
@@ -26,22 +28,28 @@ def claimed(path: Path, description: dict[str, Any]) -> Iterator[None]:
         raise ValueError(f"run_dir={str(path)!r} is a file: give a folder, or the name of a new one")
     path.mkdir(parents=True, exist_ok=True)
     with FileLock(path / "lock", purpose=f"the run directory {path}"):
-        describe(path, description)
+        describe(path, description, reopen)
         yield
 
 
-def describe(path: Path, description: dict[str, Any]) -> None:
-    """Write down what a run is asked for, or check that it is what was asked for before."""
+def describe(path: Path, description: dict[str, Any], reopen: Callable[[], None] | None = None) -> None:
+    """Write down what a run is asked for, or check that it is what was asked for before, or more of the same."""
     if (path / RUN).exists():
         there = read_description(path)
-        if fingerprint(there) != fingerprint(description):
+        same = fingerprint(there) == fingerprint(description)
+        if same and there["n"] == description["n"]:
+            return
+        # The last batch of another n would have to be drawn again, and images that lost to it are gone.
+        more = same and there["n"] < description["n"] and there["n"] % there["batch_size"] == 0
+        if not (more and reopen):
             raise ValueError(
                 f"{path} is the run directory of another configuration: {differences(there, description)}. "
-                "Choose another run_dir, or ask for the same"
+                "Choose another run_dir, or ask for the same; n alone may rise, in a run of one prompt whose n was a "
+                "multiple of batch_size"
             )
-    else:
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / RUN, {"format": FORMAT, "hash": fingerprint(description), "request": description})
+        reopen()
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / RUN, {"format": FORMAT, "hash": fingerprint(description), "request": description})
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -61,8 +69,9 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(description: dict[str, Any]) -> str:
-    """A hash that two runs share when they were asked for the same."""
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+    """A hash that two runs share when they were asked for the same, of whatever n: their whole batches are equal."""
+    same = description | {"n": None}
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:

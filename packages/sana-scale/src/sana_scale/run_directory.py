@@ -41,7 +41,7 @@ class RunDirectory:
     @contextmanager
     def driven(self) -> Iterator["RunDirectory"]:
         """Hold the directory as its only driver; see `claimed`."""
-        with claimed(self.path, self.description):
+        with claimed(self.path, self.description, reopen=self._reopen):
             yield self
 
     def recorded(self, index: int) -> Unit | None:
@@ -95,20 +95,30 @@ class RunDirectory:
         for rank, candidate in enumerate(ranked[: self.request.keep], start=1):
             seed = candidate["seed"]
             candidate["image"] = f"best-{rank:02d}-seed-{seed}.png"
-            stored = self._folder((seed - self.request.seed) // self.request.batch_size) / f"seed-{seed}.png"
-            write_bytes(self.path / candidate["image"], stored.read_bytes())
+            write_bytes(self.path / candidate["image"], self._stored(seed).read_bytes())
         write_json(self.path / "result.json", {**outcome, "candidates": ranked})
 
     def kept(self) -> "dict[int, Image]":
         """The kept images of a finished run by their seeds."""
         outcome = self.outcome()
         assert outcome is not None
-        self._sweep()
         ranked = outcome["candidates"][: self.request.keep]
+        self._sweep({candidate["image"] for candidate in ranked})
         return {candidate["seed"]: read_png(self.path / candidate["image"]) for candidate in ranked}
 
     def _folder(self, index: int) -> Path:
         return self._units / f"{index:06d}"
+
+    def _stored(self, seed: int) -> Path:
+        return self._folder((seed - self.request.seed) // self.request.batch_size) / f"seed-{seed}.png"
+
+    def _reopen(self) -> None:
+        """Make a finished run go on: those that it kept may win again, and no others that it has seen."""
+        if outcome := self.outcome():
+            for candidate in outcome["candidates"][: self.request.keep]:
+                write_bytes(self._stored(candidate["seed"]), (self.path / candidate["image"]).read_bytes())
+            (self.path / "result.json").unlink()
+            sync_names(self.path)
 
     def _publish(self, staging: Path, index: int) -> None:
         try:
@@ -119,11 +129,12 @@ class RunDirectory:
                 raise
         sync_names(self._units)
 
-    def _sweep(self) -> None:
+    def _sweep(self, kept: set[str]) -> None:
         """Remove images that lost and what killed writers left; a worker that is late finds its staging folder gone."""
         half_written = (self.path.glob(f".{name}.*") for name in (RUN, "result.json", "best-*.png"))
+        losers = (file for file in self.path.glob("best-*.png") if file.name not in kept)
         leases = self.path.glob("leases/*")
-        for file in chain(self._units.glob("[0-9]*/seed-*.png"), leases, *half_written):
+        for file in chain(self._units.glob("[0-9]*/*seed-*.png*"), losers, leases, *half_written):
             file.unlink(missing_ok=True)
         for staging in self._units.glob(".*"):
             shutil.rmtree(staging, ignore_errors=True)

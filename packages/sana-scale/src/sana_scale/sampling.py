@@ -47,7 +47,8 @@ def best_of_n(
         batch_size: how many images to ask the sampler for at once.
         run_dir: keep scores and the best images here (PIL images, as PNG), and go on from what is there: after a kill
             at any instant the same call loses at most the two batches that were in flight. A finished run returns at
-            once. The directory knows what was asked for, but not by whom images are drawn and judged.
+            once; with a larger `n` it goes on, if `n` was a multiple of `batch_size`. The directory knows what was
+            asked for, but not by whom images are drawn and judged.
         stop: a rule, or several of which the first to hold ends the run, though never before `keep` images. Rules see
             scores in the order of seeds; images of later seeds that are there already are left out of the result.
         prune: give up on images that look bad half-way; the sampler needs the method of `PreviewingSampler`.
@@ -60,7 +61,8 @@ def best_of_n(
             that does not give one image or one finite score each. A judge that fails is asked for that batch once
             more, with nothing else going on; its second error is raised.
         RuntimeError: another process drives `run_dir`.
-        OSError: the disk is full, say. The run directory is whole, and the same call goes on.
+        OSError: the run directory cannot be written, for example because the disk is full; it stays consistent, and the
+            same call resumes.
     """
     executor = executor or Local()
     check_makers(executor, sample, judge, run_dir)

@@ -1,4 +1,4 @@
-"""Two hands: while the judge looks at one batch, the sampler draws the next."""
+"""Draw and judge concurrently: while the judge looks at one batch, the sampler draws the next."""
 
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +24,7 @@ def streamed(
     without `overlap` every item does. A judge that fails is asked a second time with nothing else going on, since two
     models at work at once may only have been too much for the memory. What was drawn before an error is yielded first.
     """
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge") as second_hand:
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge") as judging:
         waiting: tuple[Drawn, Future[Judged]] | None = None
         for item in items:
             if waiting and (waits(item) or not overlap):
@@ -37,7 +37,7 @@ def streamed(
             if failure:
                 raise failure
             assert drawn is not None
-            waiting = drawn, second_hand.submit(copy_context().run, judge, drawn)
+            waiting = drawn, judging.submit(copy_context().run, judge, drawn)
         if waiting:
             yield _settle(*waiting, judge)
 

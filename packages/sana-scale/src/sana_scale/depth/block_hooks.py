@@ -104,11 +104,16 @@ def turn(before: Tensor, after: Tensor) -> Tensor:
 
 
 def growth(before: Tensor, after: Tensor) -> Tensor:
-    """How much is added to a token relative to its norm: the mean of |after - before| / |before| per sample (B,)."""
-    norm = torch.linalg.vector_norm(before.float(), dim=-1).clamp(min=torch.finfo(torch.float32).tiny)  # (B, ...)
-    change = torch.linalg.vector_norm(after.float() - before.float(), dim=-1)
-    relative: Tensor = change / norm
-    return relative.reshape(len(relative), -1).mean(1)
+    """How much is added to a token relative to its norm: the mean of |after - before| / |before| per sample (B,).
+
+    Tokens of zeros have no norm to compare with and do not count; a sample of nothing else gives 0.
+    """
+    norm = torch.linalg.vector_norm(before.float(), dim=-1).flatten(1)  # (B, N)
+    change = torch.linalg.vector_norm(after.float() - before.float(), dim=-1).flatten(1)
+    counted = norm > 0
+    relative = torch.where(counted, change / norm, 0.0)
+    mean: Tensor = relative.sum(1) / counted.sum(1).clamp(min=1)
+    return mean
 
 
 def tokens_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
