@@ -7,7 +7,8 @@ from PIL import Image
 from recipes.emoji.captions import LANGUAGES, caption
 from recipes.emoji.contents import TASKS
 from recipes.emoji.detector import true_detections
-from recipes.emoji.geneval_emoji import Settings, digest, evaluate, evaluation_prompts, real_renders
+from recipes.emoji.geneval_emoji import Settings, evaluate, evaluation_prompts, real_renders
+from recipes.emoji.run_folder import digest
 from recipes.emoji.scenes import SIZE, arrange, render
 from recipes.emoji.sprites import DrawnSprites, SpriteSheet
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from recipes.emoji.prune import CaptionedScenes, kept_blocks, plot
+from recipes.emoji.prune import CaptionedScenes, embedded, kept_blocks, plot
 from recipes.emoji.train_transformer import EncodedScenes
 from sana import SanaPipeline
 from sana.pruning_calibration import Calibration, measure_importance
@@ -28,6 +28,15 @@ def test_scenes_come_with_the_embeddings_of_the_pipelines_own_text_encoder(pipel
     assert torch.equal(batch["caption"], expected)
     assert torch.equal(batch["latents"], plain["latents"])
     assert not batch["caption"].requires_grad
+
+
+def test_token_ids_go_to_the_device_of_the_text_encoder(pipeline):
+    encoder = pipeline.caption_encoder.text_encoder.to("meta")  # any device but the batch's
+    given = {}
+    encoder.register_forward_pre_hook(lambda module, args, named: given.update(named), with_kwargs=True)
+    batch = {"caption": torch.ones(2, 3, dtype=torch.long), "caption_mask": torch.ones(2, 3, dtype=torch.bool)}
+    assert embedded(batch, encoder)["caption"].shape == (2, 3, encoder.config.hidden_size)
+    assert given["input_ids"].device == given["attention_mask"].device == torch.device("meta")
 
 
 def test_importance_keeps_the_blocks_that_matter_most(pipeline):

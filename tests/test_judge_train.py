@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sana.commands import app
-from sana.judge_training import judge_examples
+from sana.judge_training import JudgeRun, _fixed, judge_examples
 from sana_judge import Calibration, VILAJudge
 from sana_judge.training import read_examples
 
@@ -90,6 +91,23 @@ def test_a_run_is_not_written_over_nor_resumed_with_other_data(judge_train, data
     assert changed.exit_code == 2
     assert "was started otherwise (data" in changed.output
     assert "start anew with another --out" in changed.output
+
+
+def test_hard_negatives_and_folders_of_images_are_part_of_the_data(data):
+    run = JudgeRun(data=data, base="base", out=data.parent / "run")
+    example = read_examples(data, progress=False).usable[0]
+    elsewhere = replace(example, image=data.parent / "other" / example.image.name)
+    told = [_fixed(run, [one])["data"] for one in (example, elsewhere, replace(example, negatives=("a green thing",)))]
+    assert len(set(told)) == 3
+
+
+def test_data_that_were_moved_as_a_whole_are_the_same(data, tmp_path):
+    run = JudgeRun(data=data, base="base", out=tmp_path / "run")
+    moved = shutil.copytree(data.parent, tmp_path / "moved") / data.name
+    told = [
+        _fixed(replace(run, data=path), read_examples(path, progress=False).usable)["data"] for path in (data, moved)
+    ]
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize(

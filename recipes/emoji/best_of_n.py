@@ -12,9 +12,9 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from recipes.emoji.best_of_n_plots import plot_experiment
-from recipes.emoji.best_of_n_records import DetectorJudge, Record, Settings, draw, write_json
+from recipes.emoji.best_of_n_records import DetectorJudge, Record, Settings, draw
 from recipes.emoji.best_of_n_replay import Flops, Outcome, replay, strategies
-from recipes.emoji.geneval_emoji import digest
+from recipes.emoji.run_folder import digest, write_json
 from recipes.emoji.scenes import SIZE, contact_sheet
 from sana import SanaPipeline
 from sana.judges import load_judge

@@ -1,8 +1,5 @@
 """Many images of every GenEval-emoji prompt, each judged half-way and at the end: drawn once, read many times."""
 
-import dataclasses
-import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +13,7 @@ from recipes.emoji.contents import Content
 from recipes.emoji.detector import judge
 from recipes.emoji.detector_network import Detector
 from recipes.emoji.geneval_emoji import evaluation_prompts
+from recipes.emoji.run_folder import append_line, claim, finished_lines
 from sana_judge import Detection
 from sana_scale import Judge, PreviewingSampler
 
@@ -133,42 +131,3 @@ def _joined(lines: Sequence[dict[str, Any]], task: str, prompt: str) -> Record:
         scores=tuple(score for line in lines for score in line["scores"]),
         correct=tuple(correct for line in lines for correct in line["correct"]),
     )
-
-
-def claim(out: Path, settings: Any) -> None:
-    """Make `out` the folder of these settings, a dataclass, or see that it already is."""
-    path, now = out / "settings.json", json.loads(json.dumps(dataclasses.asdict(settings)))
-    if not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(path, now)
-    then = json.loads(path.read_text())
-    if changed := [f"{name} {then.get(name)!r} -> {now[name]!r}" for name in now if then.get(name) != now[name]]:
-        raise ValueError(f"{out} holds images of other settings ({', '.join(changed)}): use another folder")
-
-
-def finished_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete lines; one that a kill has cut in half is removed."""
-    text = path.read_text() if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole)
-    return [json.loads(line) for line in whole.splitlines()]
-
-
-def append_line(path: Path, content: dict[str, Any]) -> None:
-    """Add a line of JSON and have it on the disk."""
-    with path.open("a") as file:
-        file.write(json.dumps(content, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Replace a file by `content`, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -132,7 +132,8 @@ def train(sprites: SpriteSheet, options: argparse.Namespace) -> DetectorNetwork:
         log_every=20,
     )
     batches = DetectorBatches(sprites, batch_size=options.batch_size)
-    Trainer.start_or_resume(model, detection_loss, optimizer, batches, config).fit()
+    if not Trainer.start_or_resume(model, detection_loss, optimizer, batches, config).fit():
+        raise SystemExit("stopped: the same command goes on")
     return DetectorNetwork.from_pretrained(config.run_dir + "/model")
 
 

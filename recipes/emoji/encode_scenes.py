@@ -1,11 +1,14 @@
 """Turn scenes into what the transformer trains on: latents, and each caption's tokens in four languages."""
 
 import argparse
+import hashlib
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -47,11 +50,34 @@ def _captions(scene: Scene, index: int) -> list[str]:
     return [caption(scene.content, language, random.Random(index)) for language in LANGUAGES]
 
 
-def load_shards(folder: Path) -> dict[str, Tensor]:
-    """All the scenes of a folder of shards, in order."""
+def shard_facts(autoencoder: DCAE) -> dict[str, str]:
+    """What latents are valid for, as a shard's metadata: the scaling factor, and the encoder's weights by their hash.
+
+    The decoder may have been trained further.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(autoencoder.encoder.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
+    return {"scaling_factor": str(autoencoder.config.scaling_factor), "encoder": digest.hexdigest()[:12]}
+
+
+def check_shard(path: Path, facts: Mapping[str, str]) -> None:
+    """Raise ValueError where a shard is not one of `facts`; one that says nothing of its encoder is taken as it is."""
+    with safe_open(path, framework="pt") as file:
+        then = file.metadata() or {}
+    if changed := [f"{name} {then[name]} -> {now}" for name, now in facts.items() if then.get(name, now) != now]:
+        raise ValueError(
+            f"{path} was written with another autoencoder ({', '.join(changed)}): remove {path.parent}, and encode anew"
+        )
+
+
+def load_shards(folder: Path, facts: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """All the scenes of a folder of shards, in order; `facts` are those of the autoencoder to use them with."""
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
         raise FileNotFoundError(f"no shards in {folder}: write them with python -m recipes.emoji.encode_scenes")
+    for path in paths:
+        check_shard(path, facts or {})
     shards = [load_file(path) for path in paths]
     return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
 
@@ -68,15 +94,16 @@ def main() -> None:
     tokenizer = train_tokenizer(scene_at(index, sprites).caption for index in range(TOKENIZER_SCENES))
     tokenizer.save_pretrained(options.out / "tokenizer")
     autoencoder = DCAE.from_pretrained(options.out / "autoencoder", device=options.device).eval()
+    facts = shard_facts(autoencoder)
     folder = options.out / "latents"
     folder.mkdir(parents=True, exist_ok=True)
     for start in tqdm(range(0, options.scenes, SHARD), unit="shard"):
         path = folder / f"{start // SHARD:05d}.safetensors"
         if path.exists():
+            check_shard(path, facts)
             continue
         shard = encode_shard(autoencoder, tokenizer, sprites, range(start, start + SHARD))
-        scale = {"scaling_factor": str(autoencoder.config.scaling_factor)}
-        save_file(shard, path.with_suffix(".tmp"), metadata=scale)
+        save_file(shard, path.with_suffix(".tmp"), metadata=facts)
         path.with_suffix(".tmp").replace(path)
 
 

@@ -2,9 +2,6 @@
 
 import argparse
 import dataclasses
-import hashlib
-import json
-import os
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,6 +15,7 @@ from recipes.emoji.captions import LANGUAGES, caption
 from recipes.emoji.contents import TASKS, Content, evaluation_contents
 from recipes.emoji.detector import THRESHOLD, judge
 from recipes.emoji.detector_network import Detector
+from recipes.emoji.run_folder import append_line, claim, digest, finished_lines, write_json
 from recipes.emoji.scenes import arrange, contact_sheet, render
 from recipes.emoji.sprites import FontSprites, SpriteSheet
 from sana_judge import Detection, Table, Verdict, geneval
@@ -51,10 +49,10 @@ def evaluate(sample: Sampler, detect: Detect, out: Path, settings: Settings, *, 
 
     Raises ValueError where `out` holds results of other settings.
     """
-    _claim(out, settings)
+    claim(out, settings)
     contents = evaluation_prompts(settings.prompts_per_task)
     results = out / "results.jsonl"
-    lines = _finished(results)
+    lines = finished_lines(results)
     for number in tqdm(range(len(lines), len(contents)), unit="prompt", disable=not progress):
         content, prompt = contents[number], caption(contents[number], settings.language)
         seeds = range(number * settings.images_per_prompt, (number + 1) * settings.images_per_prompt)
@@ -65,9 +63,9 @@ def evaluate(sample: Sampler, detect: Detect, out: Path, settings: Settings, *, 
         verdicts = [dataclasses.asdict(judge(seen, metadata)) for seen in found]
         line = {"number": number, "metadata": metadata, "english": caption(content, "english"), "seeds": list(seeds)}
         lines.append(line | {"verdicts": verdicts, "detections": [_as_json(seen) for seen in found]})
-        _append(results, lines[-1])
+        append_line(results, lines[-1])
     table = geneval.table(Verdict(**verdict) for line in lines for verdict in line["verdicts"])
-    _replace(out / "table.json", {"settings": dataclasses.asdict(settings), **dataclasses.asdict(table)})
+    write_json(out / "table.json", {"settings": dataclasses.asdict(settings), **dataclasses.asdict(table)}, indent=2)
     _sheet(out, lines).save(out / "sheet.png")
     return table
 
@@ -86,53 +84,6 @@ def real_renders(sprites: SpriteSheet, language: str) -> Sampler:
         return [Image.fromarray(render(scene, sprites)) for scene in scenes]
 
     return sample
-
-
-def digest(folder: Path) -> str:
-    """A folder's name and the first 12 digits of the SHA-256 of the weights in it."""
-    weights = sorted(folder.rglob("*.safetensors"))
-    if not weights:
-        raise FileNotFoundError(f"{folder} holds no .safetensors: train it first (see recipes/emoji/README.md)")
-    sums = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in weights)
-    return f"{folder.name} {hashlib.sha256(sums.encode()).hexdigest()[:12]}"
-
-
-def _claim(out: Path, settings: Settings) -> None:
-    """Make `out` the folder of these settings, or see that it already is."""
-    path, now = out / "settings.json", dataclasses.asdict(settings)
-    if not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        _replace(path, now)
-    then = json.loads(path.read_text())
-    if changed := [f"{name} {then.get(name)!r} -> {now[name]!r}" for name in now if then.get(name) != now[name]]:
-        raise ValueError(f"{out} holds an evaluation with other settings ({', '.join(changed)}): use another folder")
-
-
-def _finished(results: Path) -> list[dict[str, Any]]:
-    """The complete lines; one that a kill has cut in half is removed."""
-    if not results.exists():
-        return []
-    text = results.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        results.write_text(whole)
-    return [json.loads(line) for line in whole.splitlines()]
-
-
-def _append(results: Path, line: dict[str, Any]) -> None:
-    with results.open("a") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _replace(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _as_json(found: Sequence[Detection]) -> list[dict[str, Any]]:

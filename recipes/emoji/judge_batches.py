@@ -13,10 +13,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from recipes.emoji.captions import caption
-from recipes.emoji.geneval_emoji import digest
 from recipes.emoji.judge_model import PATCHES
 from recipes.emoji.judge_samples import DRAWN_BY, Sample, decode, read_samples
 from recipes.emoji.judge_scenes import Pictured, patch_targets, training_sample, training_scene
+from recipes.emoji.run_folder import digest
 from recipes.emoji.sprites import SpriteSheet
 from sana_ae import DCAE
 from sana_judge import VILAConfig

@@ -7,9 +7,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from recipes.emoji.geneval_emoji import digest
 from recipes.emoji.judge_samples import DRAWN_BY, IMAGES_PER_PROMPT
 from recipes.emoji.release import EMBEDDED, ROOT
+from recipes.emoji.run_folder import digest
 from recipes.emoji.train_judge import REPORT
 from sana_judge import VILAJudge
 from sana_judge.training import write_report

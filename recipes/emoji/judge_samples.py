@@ -18,8 +18,9 @@ from tqdm import tqdm
 from recipes.emoji.captions import caption
 from recipes.emoji.contents import TASKS, Content, Group, sample_training_content
 from recipes.emoji.detector_network import Detector
-from recipes.emoji.geneval_emoji import digest, evaluation_prompts
+from recipes.emoji.geneval_emoji import evaluation_prompts
 from recipes.emoji.release import EMBEDDED
+from recipes.emoji.run_folder import digest
 from recipes.emoji.scenes import LANGUAGE_WEIGHTS
 from sana import SanaPipeline
 from sana.pixels import to_pil

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from recipes.emoji.best_of_n_records import append_line, claim, finished_lines, write_json
 from recipes.emoji.captions import LANGUAGES
 from recipes.emoji.detector_network import Detector
 from recipes.emoji.encode_scenes import encode_shard, load_shards, tokenize
-from recipes.emoji.geneval_emoji import Settings, digest, evaluate
+from recipes.emoji.geneval_emoji import Settings, evaluate
+from recipes.emoji.run_folder import append_line, claim, digest, finished_lines, write_json
 from recipes.emoji.sprites import FontSprites, SpriteSheet
 from recipes.emoji.train_transformer import EncodedScenes
 from sana import SanaPipeline
@@ -66,7 +66,9 @@ class CaptionedScenes:
 @torch.no_grad()
 def embedded(batch: dict[str, Any], text_encoder: torch.nn.Module) -> dict[str, Any]:
     """A batch with embeddings (B, L, Dc) for token ids (B, L)."""
-    caption: Tensor = text_encoder(input_ids=batch["caption"], attention_mask=batch["caption_mask"]).last_hidden_state
+    device = next(text_encoder.parameters()).device
+    tokens, mask = batch["caption"].to(device), batch["caption_mask"].to(device)
+    caption: Tensor = text_encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
     return batch | {"caption": caption}
 
 

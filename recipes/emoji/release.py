@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from recipes.emoji.geneval_emoji import digest
+from recipes.emoji.run_folder import digest
 from sana import SanaPipeline
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoTokenizer, Gemma2Config, Gemma2Model
 
 from recipes.emoji.captions import LANGUAGES
-from recipes.emoji.encode_scenes import MAX_TOKENS, load_shards, tokenize
+from recipes.emoji.encode_scenes import MAX_TOKENS, load_shards, shard_facts, tokenize
 from recipes.emoji.scenes import LANGUAGE_WEIGHTS
 from sana import PipelineFacts, SanaPipeline
 from sana_ae import DCAE
@@ -136,7 +136,7 @@ def main() -> None:
         model.load_averages(options.start_from / "transformer-run" / "model")
     model.to(options.device)
     batches = EncodedScenes(
-        load_shards(options.out / "latents"),
+        load_shards(options.out / "latents", shard_facts(autoencoder)),
         tokenize([""], tokenizer)[0],
         scaling_factor=autoencoder.config.scaling_factor,
         batch_size=options.batch_size,
@@ -156,7 +156,9 @@ def main() -> None:
     )
     # Captions are short: attention by plain matrix products trains a quarter faster on a CPU than the flash kernel.
     with sdpa_kernel(SDPBackend.MATH) if options.device == "cpu" else nullcontext():
-        Trainer.start_or_resume(model, FlowMatching(shift=FLOW_SHIFT), optimizer, batches, config).fit()
+        finished = Trainer.start_or_resume(model, FlowMatching(shift=FLOW_SHIFT), optimizer, batches, config).fit()
+    if not finished:
+        raise SystemExit("stopped: the same command goes on")
     assemble(options.out).save_pretrained(options.out / "pipeline")
     report = {"steps": options.steps, "batch_size": options.batch_size, "scenes": len(batches.latents)}
     if options.start_from:

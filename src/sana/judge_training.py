@@ -1,6 +1,7 @@
 """A judge's training run: examples and objective of sana_judge, the loop of sana_train."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +78,7 @@ class JudgeRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeTrained:
-    """How far a run came.
+    """The outcome of a run.
 
     Attributes:
         finished: whether its last step is reached; if not, the rest is empty.
@@ -215,6 +216,7 @@ def _config(run: JudgeRun, device: torch.device) -> TrainConfig:
 
 def _fixed(run: JudgeRun, training: Sequence[Example]) -> dict[str, Any]:
     """What decides what a judge learns, apart from the learning rate and the steps."""
-    told = repr([(example.prompt, example.image.name, example.label, example.group) for example in training])
+    folder = run.data.parent.resolve()
+    told = repr([(e.prompt, os.path.relpath(e.image, folder), e.label, e.group, e.negatives) for e in training])
     fields = ("base", "lora", "batch_size", "pairwise", "max_tiles")
     return {name: getattr(run, name) for name in fields} | {"data": hashlib.sha256(told.encode()).hexdigest()[:16]}

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -89,6 +91,14 @@ def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path, width):
     (tmp_path / "huge.png").write_bytes((tmp_path / "huge.png").read_bytes()[:200])  # nothing left to decode
     with pytest.raises(ValueError, match=r"huge\.png (is|has)"):
         read_image(tmp_path / "huge.png")
+
+
+def test_reading_leaves_the_filters_of_the_process_alone(noise, tmp_path, monkeypatch):
+    noise.save(tmp_path / "a.png")
+    filters, opened, opening = list(warnings.filters), Image.open, []
+    monkeypatch.setattr(Image, "open", lambda path: opening.append(list(warnings.filters)) or opened(path))
+    read_image(tmp_path / "a.png")
+    assert opening == [filters]  # other threads would see a change, and might undo it for good
 
 
 def test_an_empty_image_and_another_kind_of_thing_are_refused():

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sana.commands.messages import messages
+from sana.commands.training_runs import STOPPED, check_new_run, trainer_errors
 
 if TYPE_CHECKING:
     from sana.judge_training import JudgeRun, JudgeTrained
 
-ALLOW = ", or allow changes"  # what the library has and the command has not
-STOPPED = 143  # what a shell says of a process that a SIGTERM ended
 RANK = 16
 
 
@@ -72,18 +71,14 @@ def judge_train(
 def _train(run: "JudgeRun", device: str | None, *, resume: bool) -> "JudgeTrained":
     from sana.judge_training import train_judge
     from sana.stages import usable_device
-    from sana_train import CheckpointError, RunInUseError
 
-    if not resume and any(run.out.glob("checkpoints/step-*")):
-        raise ValueError(f"{run.out} holds a run: add --resume to go on with it, or give another --out")
+    check_new_run(run.out, resume=resume, option="--out")
     if not run.progress:
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
+    with trainer_errors(remedy="start anew with another --out"):  # there is no --allow-changes here
         return train_judge(run, device=usable_device(device), resume=resume)
-    except (CheckpointError, RunInUseError) as error:
-        raise ValueError(str(error).replace(ALLOW, ", or start anew with another --out")) from error
 
 
 def _print_report(trained: "JudgeTrained", *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sana.commands.messages import messages
-from sana.commands.train import STOPPED
+from sana.commands.training_runs import STOPPED, check_new_run, trainer_errors
 
 if TYPE_CHECKING:
     from sana.autoencoder_settings import AutoencoderRun
@@ -47,18 +47,14 @@ def train_autoencoder(
 def _train(run: "AutoencoderRun", device: str | None, *, resume: bool, allow_changes: bool) -> bool:
     from sana.autoencoder_training import make_autoencoder_trainer, write_scaling_factor
     from sana.stages import usable_device
-    from sana_train import CheckpointError, RunInUseError, process_group
+    from sana_train import process_group
 
     folder = Path(run.train.run_dir)
-    if not resume and any(folder.glob("checkpoints/step-*")):
-        raise ValueError(f"{folder} holds a run: add --resume to go on with it, or give another train.run_dir")
+    check_new_run(folder, resume=resume, option="train.run_dir")
     place = usable_device(device)
-    try:
-        with process_group():
-            trainer = make_autoencoder_trainer(run, device=place, resume=resume, allow_changes=allow_changes)
-            finished = trainer.fit()
-    except (CheckpointError, RunInUseError, ImportError) as error:  # ImportError: an extra that is not installed
-        raise ValueError(str(error)) from error
+    with trainer_errors(), process_group():
+        trainer = make_autoencoder_trainer(run, device=place, resume=resume, allow_changes=allow_changes)
+        finished = trainer.fit()
     if int(os.environ.get("RANK", 0)) != 0:
         return finished
     if not finished:

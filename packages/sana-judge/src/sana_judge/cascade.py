@@ -10,8 +10,8 @@ from sana_judge.vila.judge import VILAJudge
 class CascadeJudge:
     """Judges every image by one tile, and the top share of them again by all tiles.
 
-    A judge like any other. Its numbers order the images looked at closely before all others; a number of the others
-    is that of the first look, lowered where it would have come before.
+    A judge like any other. Images of the second stage always rank above the rest. The rest keep their first-stage
+    score, capped just below the lowest score of the second stage.
 
     Attributes:
         judge: Who judges.

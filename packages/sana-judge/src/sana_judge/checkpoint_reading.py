@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import re
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,25 @@ def find_weights(folder: Path) -> list[Path]:
         if (folder / f"{stem}.{suffix}").is_file():
             return [folder / f"{stem}.{suffix}"]
     return []
+
+
+def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: Path) -> None:
+    """Raises ValueError, with the names, where weights read from `source` lack or exceed those of a model."""
+    problems = {
+        "are missing": sorted(expected.keys() - weights.keys()),
+        "are unknown": sorted(weights.keys() - expected.keys()),
+        "have another shape": [
+            f"{name} {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in weights and weights[name].shape != tensor.shape
+        ],
+    }
+    for problem, names in problems.items():
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ValueError(
+                f"weights in {source} {problem}: {', '.join(names[:3])}{more}; download the checkpoint again"
+            )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Any image people have to the RGB image they see: upright, opaque, of bounded size."""
 
 import hashlib
-import warnings
 from os import PathLike
 from pathlib import Path
 
@@ -40,10 +39,8 @@ def hash_image(image: Image.Image) -> str:
 
 def _open(path: Path) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
-            return Image.open(path)
-    except Image.DecompressionBombError as error:
+        return Image.open(path)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the latter where it is an error
         raise ValueError(f"{path} has more than {MAX_PIXELS} pixels ({error}): make it smaller") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is no image that Pillow reads: give a PNG, JPEG or WebP") from error

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from sana_judge.checkpoint_reading import read_json
-from sana_judge.checkpoint_writing import write_json
 from sana_judge.judge_score import Calibration
 from sana_judge.vila.prompt import RELEASED_QUESTION
+from sana_judge.whole_files import write_json
 
 FACTS = "judge.json"
 
@@ -21,7 +21,7 @@ class JudgeFacts:
         question: The wording, with {prompt} where the prompt belongs.
         calibration: What turns margins into probabilities.
         tasks: The same for prompts that are known to be of one task, such as "counting".
-        licence: Of the weights that it was trained from, which binds what is made of them; None where nobody said.
+        licence: Of the weights this judge was trained from, which also governs derived weights; None if unknown.
     """
 
     question: str = RELEASED_QUESTION

@@ -46,9 +46,9 @@ class JudgeScore(Answer):
     def value(self, rule: Rule = "margin") -> float:
         """Returns the number that puts images in order; higher is better.
 
-        "margin" is p_yes. The others say what a tournament of pairs would: an image the judge says yes to beats one it
-        does not; among the former a surer yes wins, among the latter a less sure no. "paper" compares probabilities,
-        "released" raw logits, which depend on more than the answer.
+        "margin" is p_yes. The other two rank as the paper's pairwise tournament would: images answered yes before
+        images answered no, the former by falling, the latter by rising confidence in that answer. "paper" measures
+        confidence by the probability of the answer, "released" by its raw logit.
         """
         match rule:
             case "margin":

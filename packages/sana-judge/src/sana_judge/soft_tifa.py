@@ -9,9 +9,9 @@ from typing import Any, Literal, Protocol
 
 from tqdm import tqdm
 
-from sana_judge.geneval.whole_files import parse_json_lines
 from sana_judge.image_reading import ImageLike
 from sana_judge.judge_call import pair_prompts
+from sana_judge.whole_files import parse_json_lines
 
 INSTRUCTION = " Answer in one word."
 

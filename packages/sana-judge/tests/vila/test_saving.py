@@ -3,9 +3,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Qwen2Config
 
 from sana_judge import Calibration, JudgeFacts, VILAJudge
+from sana_judge.checkpoint_reading import read_weights
 from sana_judge.vila.saving import save_model
 
 
@@ -56,6 +58,23 @@ def test_a_task_has_its_own_calibration(nvila_tiny, images):
     assert counted.p_yes == Calibration(scale=2.0, offset=-1.0)(plain.margin)
     with pytest.raises(ValueError, match=r"'colors' has no calibration; the judge has \['counting'\]"):
         judge.score("two dogs", images[:1], task="colors")
+
+
+@pytest.mark.parametrize(
+    ("place", "layout"),
+    [(".", "model.safetensors"), (".", "pytorch_model.bin.index.json"), ("llm", "model.safetensors.index.json")],
+)
+def test_a_judge_saved_over_another_layout_is_the_one_that_is_read(nvila_tiny, saved, images, place, layout):
+    shard = saved / place / "model-00001-of-00001.safetensors"
+    whole = read_weights(saved) if place == "." else load_file(saved / place / "model.safetensors")
+    save_file(whole, saved / place / layout if layout == "model.safetensors" else shard)
+    if layout != "model.safetensors":
+        (saved / place / layout).write_text(json.dumps({"weight_map": dict.fromkeys(whole, shard.name)}))
+    other = VILAJudge.from_pretrained(nvila_tiny, dtype=torch.float32)
+    other.model.llm.model.norm.weight.data.zero_()  # every logit is then zero
+    other.save_pretrained(saved)
+    assert VILAJudge.from_pretrained(saved).score("a red dog", images[:1])[0].logit_yes == 0
+    assert not shard.exists()
 
 
 def test_a_folder_being_written_is_no_checkpoint(judge, saved, monkeypatch):

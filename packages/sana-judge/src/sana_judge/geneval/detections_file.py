@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sana_judge.geneval.rules import Detection
-from sana_judge.geneval.whole_files import parse_json_lines, write_json_lines
+from sana_judge.whole_files import parse_json_lines, write_json_lines
 
 _LINE = '{"filename": ..., "detections": [{"class": ..., "score": ..., "box": [x0, y0, x1, y1]}, ...]}'
 

@@ -1,17 +1,17 @@
 """GenEval's folders: DIR/00000/metadata.jsonl and DIR/00000/samples/0000.png, a folder for every prompt."""
 
-import io
 import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sana_judge.geneval.rules import RELATIONS
-from sana_judge.geneval.whole_files import read_json_lines, write_json_lines, write_whole
+from sana_judge.whole_files import read_json_lines, replace_file, write_json_lines
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,9 +62,7 @@ def save_prompt(
     check_metadata(metadata, f"the metadata of prompt {number}")
     folder = Path(directory) / f"{number:05}"
     for index, image in enumerate(images):
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        write_whole(folder / _SAMPLES / f"{index:05}.png", buffer.getvalue())
+        replace_file(folder / _SAMPLES / f"{index:05}.png", partial(image.save, format="PNG"))
     write_json_lines(folder / _METADATA, [metadata])
 
 

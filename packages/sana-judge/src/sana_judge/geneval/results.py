@@ -9,7 +9,7 @@ from typing import Any
 
 from sana_judge.geneval.layout import Metadata
 from sana_judge.geneval.rules import Verdict
-from sana_judge.geneval.whole_files import parse_json_lines, write_json_lines
+from sana_judge.whole_files import parse_json_lines, write_json_lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,7 +23,7 @@ class Sample:
     metadata: Metadata
 
     def hash(self) -> str:
-        """Tells the file from one that took its place."""
+        """SHA-256 of the file, so that a replaced image is noticed."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     def key(self, image: str, maker: str) -> str:

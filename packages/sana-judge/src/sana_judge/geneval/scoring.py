@@ -1,7 +1,6 @@
 """Judging a folder of generated images: detect, name colours, apply the rules; stopped at any time, it goes on."""
 
 import dataclasses
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -22,7 +21,7 @@ from sana_judge.geneval.rules import (
 )
 from sana_judge.geneval.samples import Sample, list_samples
 from sana_judge.geneval.summary import Table, table
-from sana_judge.geneval.whole_files import append_json_lines, read_journal, write_json_lines, write_whole
+from sana_judge.whole_files import append_json_lines, read_journal, write_json, write_json_lines
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -190,7 +189,7 @@ def _judge(
     missing = _missing(samples, metadata)
     facts = {"judged": len(results), "unreadable": unreadable, "rules": dict(rules)}
     facts |= {"prompts_without_images": len(missing), "tasks_absent": list(summary.absent)}
-    write_whole(out / TABLE, json.dumps(dataclasses.asdict(summary) | facts, indent=2).encode() + b"\n")
+    write_json(out / TABLE, dataclasses.asdict(summary) | facts)
     if unreadable:
         listed = ", ".join(unreadable[:4]) + (" ..." if len(unreadable) > 4 else "")
         warnings.warn(f"{len(unreadable)} images cannot be read and count as wrong: {listed}", stacklevel=3)

@@ -11,6 +11,8 @@ from transformers.models.blip.configuration_blip import BlipTextConfig, BlipVisi
 from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
+from sana_judge.checkpoint_reading import check_weights
+
 # Width of a head of the vision transformers of BLIP, base and large.
 _HEAD_WIDTH = 64
 # Rewards of the training set, to mean 0 and deviation 1.
@@ -79,7 +81,7 @@ def build_network(weights: Mapping[str, Tensor], med_config: Mapping[str, Any], 
     text = BlipTextConfig(**_text_fields(med_config), encoder_hidden_size=vision.hidden_size, is_decoder=True)
     with torch.device("meta"):
         network = ImageRewardNetwork(vision, text)
-    _check(renamed, network, source)
+    check_weights(renamed, network.state_dict(), source)
     network.load_state_dict(renamed, strict=False, assign=True)
     embeddings: Any = network.text.embeddings
     embeddings.register_buffer("position_ids", torch.arange(text.max_position_embeddings)[None], persistent=False)
@@ -127,17 +129,3 @@ def _text_fields(med_config: Mapping[str, Any]) -> dict[str, Any]:
         "pad_token_id": 0,
     }
     return {name: med_config.get(name, value) for name, value in blip.items()}
-
-
-def _check(weights: Mapping[str, Tensor], network: nn.Module, source: Path) -> None:
-    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    shapes = [name for name in expected if name in weights and weights[name].shape != expected[name]]
-    for problem, names in {
-        "are missing": sorted(expected.keys() - weights.keys()),
-        "are unknown": sorted(weights.keys() - expected.keys()),
-        "have another shape than ImageReward's": shapes,
-    }.items():
-        if names:
-            raise ValueError(
-                f"weights in {source} {problem}: {', '.join(names[:3])} ({len(names)} in all); download it again"
-            )

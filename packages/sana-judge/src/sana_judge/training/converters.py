@@ -7,8 +7,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from sana_judge.checkpoint_writing import replace_file
 from sana_judge.training.hard_negatives import geneval_prompt, hard_negatives
+from sana_judge.whole_files import write_json_lines
 
 _RUN = "run.json"
 
@@ -25,7 +25,8 @@ def results_to_examples(
         results: GenEval's results.jsonl: lines with filename, tag, prompt, correct, metadata. File names are relative
             to the folder of this file, or to where the evaluator ran.
         data: the file to write; the images must lie below its folder.
-        say: words hard negatives, which right images get where the line has metadata; None writes none.
+        say: turns metadata into a prompt. Correct images whose line has metadata then also get hard negatives;
+            None writes none.
 
     Raises:
         FileNotFoundError: an image is not there.
@@ -122,6 +123,6 @@ def _write(data: Path, labelled: Iterable[tuple[Path, dict[str, Any]]]) -> int:
     for image, fields in labelled:
         if not image.is_relative_to(root):
             raise ValueError(f"{image} is not below {root}: write {data.name} into a folder that holds the images")
-        lines.append(json.dumps({"image": os.path.relpath(image, root), **fields}, ensure_ascii=False) + "\n")
-    replace_file(data, lambda path: path.write_text("".join(lines), encoding="utf-8"))
+        lines.append({"image": os.path.relpath(image, root), **fields})
+    write_json_lines(data, lines)
     return len(lines)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sana_judge.checkpoint_writing import replace_file
 from sana_judge.training.measures import risk_coverage
 from sana_judge.training.report import JudgedExample
+from sana_judge.whole_files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from sana_judge.checkpoint_writing import write_json
 from sana_judge.judge_facts import JudgeFacts
 from sana_judge.training.calibration import fit_calibration, fit_tasks
 from sana_judge.training.measures import accuracy, auc, calibration_error, per_prompt_auc, risk_coverage
+from sana_judge.whole_files import write_json
 
 # Points of the curve that the JSON keeps.
 COVERAGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

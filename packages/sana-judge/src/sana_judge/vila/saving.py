@@ -11,11 +11,19 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from sana_judge.checkpoint_reading import CONFIG, PARTS, read_json
-from sana_judge.checkpoint_writing import replace_file, write_json
 from sana_judge.judge_facts import JudgeFacts
 from sana_judge.vila.config import PROJECTOR, VILAConfig
+from sana_judge.whole_files import replace_file, write_json
 
 _WEIGHTS = "model.safetensors"
+_ALL_WEIGHTS = (
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model-*-of-*.bin",
+    "pytorch_model.bin.index.json",
+)
 _HEAD = "llm.lm_head.weight"
 _ROPE_THETA = 10_000.0  # of a Qwen2 that says nothing
 
@@ -54,6 +62,7 @@ def save_model(directory: Path, config: VILAConfig, weights: Mapping[str, Tensor
     check_savable(weights)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG).unlink(missing_ok=True)
+    _remove_weights(directory)
     kept = {k: v for k, v in weights.items() if not (k == _HEAD and config.language.tie_word_embeddings)}
     for part, fields in _part_configs(config).items():
         own = {name.removeprefix(f"{part}."): tensor for name, tensor in kept.items() if name.startswith(f"{part}.")}
@@ -64,6 +73,14 @@ def save_model(directory: Path, config: VILAConfig, weights: Mapping[str, Tensor
         replace_file(directory / part / _WEIGHTS, lambda path, x=contiguous: save_file(x, path, {"format": "pt"}))  # type: ignore[misc]
         write_json(directory / part / CONFIG, fields)
     write_json(directory / CONFIG, _root_config(config))
+
+
+def _remove_weights(directory: Path) -> None:
+    """Removes weights of any layout: an index, or one file of all parts, would be read before those saved here."""
+    for folder in (directory, *(directory / part for part in PARTS)):
+        for pattern in _ALL_WEIGHTS:
+            for path in list(folder.glob(pattern)):
+                path.unlink()
 
 
 def _name_tokenizer_for_all_versions(path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sana_judge.checkpoint_reading import read_weights
+from sana_judge.checkpoint_reading import check_weights, read_weights
 from sana_judge.vila.config import VILAConfig
 from sana_judge.vila.model import VILAModel
 
@@ -31,7 +31,7 @@ def load_model(root: Path, config: VILAConfig, *, dtype: torch.dtype | None, dev
     weights = rename(read_weights(root), config)
     with torch.device("meta"):
         model = VILAModel(config)
-    check_weights(weights, model, root)
+    check_weights(weights, expected_weights(model), root)
     dtype = dtype or weights[_EMBEDDINGS].dtype
     model.materialize({name: tensor.to(device, dtype) for name, tensor in weights.items()})
     return model.eval()
@@ -49,26 +49,10 @@ def rename(weights: Mapping[str, Tensor], config: VILAConfig) -> dict[str, Tenso
     return {name: tensor for name, tensor in renamed.items() if not _is_unused(name, config)}
 
 
-def check_weights(weights: Mapping[str, Tensor], model: VILAModel, root: Path) -> None:
-    """Raises ValueError, with the names, where weights and model do not fit."""
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    if model.config.language.tie_word_embeddings:
-        del expected[_HEAD]
-    problems = {
-        "are missing": sorted(expected.keys() - weights.keys()),
-        "are unknown": sorted(weights.keys() - expected.keys()),
-        "have another shape than config.json says": [
-            f"{name} {tuple(weights[name].shape)}, expected {tuple(shape)}"
-            for name, shape in expected.items()
-            if name in weights and weights[name].shape != shape
-        ],
-    }
-    for problem, names in problems.items():
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ValueError(
-                f"weights in {root} {problem}: {', '.join(names[:3])}{more}; download the checkpoint again"
-            )
+def expected_weights(model: VILAModel) -> dict[str, Tensor]:
+    """The weights that a checkpoint of a model must have: all, but not the head where it is tied to the embeddings."""
+    tied = model.config.language.tie_word_embeddings
+    return {name: tensor for name, tensor in model.state_dict().items() if not (tied and name == _HEAD)}
 
 
 def _is_unused(name: str, config: VILAConfig) -> bool:

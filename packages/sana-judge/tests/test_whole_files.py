@@ -1,11 +1,11 @@
 import pytest
 
-from sana_judge.geneval.whole_files import (
+from sana_judge.whole_files import (
     append_json_lines,
     read_journal,
     read_json_lines,
+    replace_file,
     write_json_lines,
-    write_whole,
 )
 
 
@@ -15,7 +15,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(TypeError):
         write_json_lines(path, [{"n": 2}, {"n": object()}])
     with pytest.raises(TypeError):
-        write_whole(path, "text")
+        replace_file(path, lambda temporary: temporary.write_bytes(b"half") and temporary.write_bytes("text"))
     assert read_json_lines(path) == [{"n": 1}]
     assert list(tmp_path.iterdir()) == [path]
 

@@ -9,23 +9,29 @@ from typing import Any, TypeVar
 Parsed = TypeVar("Parsed")
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Put `content` in the place of what the file holds, in one step that a kill cannot divide."""
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path` and put it in its place once it is on the disk, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
+        write(temporary)
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
+    text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, whole or not at all."""
-    write_whole(path, b"".join(_line(record) for record in records))
+    content = b"".join(_line(record) for record in records)
+    replace_file(path, lambda temporary: temporary.write_bytes(content))
 
 
 def append_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
