@@ -3,8 +3,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from sana_train.distributed import gathered, process_group, rank, share_of, world_size
+from sana_train.distributed import gathered, process_group, rank, share_of, summing_dtype, world_size
 
 MEET_ALONE = """
 from datetime import timedelta
@@ -18,6 +19,11 @@ def test_one_process_needs_no_group():
     with process_group():
         assert (rank(), world_size(), gathered(["a"])) == (0, 1, ["a"])
     assert share_of(6, parts=3) == range(6)
+
+
+def test_sums_are_kept_in_float64_but_on_mps_which_has_none():
+    assert summing_dtype(torch.device("cpu")) == summing_dtype(torch.device("cuda:1")) == torch.float64
+    assert summing_dtype(torch.device("mps")) == torch.float32
 
 
 @pytest.mark.parametrize(("batch_size", "parts"), [(0, 1), (6, 4)])

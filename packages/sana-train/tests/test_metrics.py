@@ -8,9 +8,14 @@ from sana_train.metrics import MetricsLog, read_metrics
 
 def test_lines_are_read_as_they_were_written(tmp_path):
     log = MetricsLog(tmp_path / "run")
-    lines = [{"step": 1, "loss": 0.1 + 0.2}, {"step": 2, "keys": ["一只猫"], "skipped": "loss is nan"}]
+    lines = [
+        {"step": 1, "loss": 0.1 + 0.2},
+        {"step": 2, "keys": ["一只猫", "a\u2028b\u2029c\x85d\r\n"], "skipped": "loss is nan"},
+    ]
     for line in lines:
         log.append(line)
+    assert read_metrics(tmp_path / "run") == lines
+    log.forget_after(2)
     assert read_metrics(tmp_path / "run") == lines
     assert (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").count("\n") == 2
 

@@ -179,7 +179,8 @@ def test_some_changes_are_refused_even_when_allowed(make_trainer, parts, changes
         Trainer.resume(trainer.run_dir, *parts(other), allow_changes=True)
 
 
-def test_a_skipped_step_leaves_buffers_alone(make_trainer):
+@pytest.mark.parametrize("in_backward", [False, True])
+def test_a_skipped_step_leaves_buffers_alone(make_trainer, in_backward):
     class Normed(torch.nn.Sequential):
         def __init__(self):
             super().__init__(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1))
@@ -189,7 +190,8 @@ def test_a_skipped_step_leaves_buffers_alone(make_trainer):
 
     model = Normed()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    trainer = make_trainer(model=model, objective=poisoned, optimizer=optimizer)
+    settings = {"step_in_backward": in_backward, "grad_clip": None}
+    trainer = make_trainer(model=model, objective=poisoned, optimizer=optimizer, **settings)
     trainer.train_step()
     before = model[0].running_mean.clone()
     assert trainer.train_step().skipped == "loss is nan"
@@ -214,6 +216,28 @@ def test_validation_and_samples_see_the_average(make_trainer):
         (6, 0.0),
     ]
     assert sorted(path.name for path in (trainer.run_dir / "samples").iterdir()) == ["step-00000003", "step-00000006"]
+
+
+def test_validation_leaves_every_module_in_the_mode_it_was_in(make_trainer):
+    flow = FlowMatching()
+
+    def freezing(model, batch, draws):
+        model.conv.eval()
+        return flow(model, batch, draws)
+
+    trainer = make_trainer(
+        objective=freezing, steps=1, hooks={"validation": lambda model: {"val/loss": 0.0}}, validate_every=1
+    )
+    trainer.fit()
+    assert (trainer.model.training, trainer.model.conv.training) == (True, False)
+
+
+@pytest.mark.parametrize(("hook", "every"), [("validation", "validate_every"), ("sample", "sample_every")])
+def test_what_would_never_be_called_is_refused(make_trainer, hook, every):
+    with pytest.raises(ValueError, match=f"{hook} is given and {every} is 0: they go together"):
+        make_trainer(hooks={hook: lambda *_: {}})
+    with pytest.raises(ValueError, match=f"{hook} is missing and {every} is 2: they go together"):
+        make_trainer(**{every: 2})
 
 
 def test_without_an_average_the_model_folder_holds_the_weights(make_trainer):
@@ -261,8 +285,19 @@ def test_a_model_that_a_kill_left_behind_is_made_good(make_trainer, parts):
 
 def test_a_new_run_does_not_write_over_an_old_one(make_trainer):
     make_trainer().fit()
-    with pytest.raises(CheckpointError, match="holds a run: go on with"):
-        make_trainer().fit()
+    for write in (Trainer.fit, Trainer.save):
+        with pytest.raises(CheckpointError, match="holds a run: go on with"):
+            write(make_trainer())
+    assert make_trainer()._checkpoints.newest().step == 6
+
+
+def test_a_run_saved_before_its_first_step_goes_on(make_trainer, parts):
+    trainer = make_trainer()
+    trainer.save()
+    assert Trainer.resume(trainer.run_dir, *parts(trainer.config)).fit()
+    again = make_trainer(run_dir=str(trainer.run_dir) + "-2")
+    again.save()
+    assert again.fit()
 
 
 def test_the_schedule_goes_on_after_resuming(make_trainer, parts):

@@ -26,7 +26,7 @@ def lines(run_dir):
 
 
 def losses(run_dir):
-    return [line["loss"] for line in lines(run_dir) if "skipped" not in line]
+    return [line["loss"] for line in lines(run_dir) if "loss" in line and "skipped" not in line]
 
 
 def newest_model(run_dir):
@@ -37,6 +37,11 @@ def test_two_processes_train_as_one(runs):
     assert len(losses(runs / "two")) == 5
     # Sums over the batch round in another order: some 2^-24 of the loss a step, and CAME's first steps are large.
     assert losses(runs / "two") == pytest.approx(losses(runs / "one"), rel=1e-6)
+
+
+def test_validation_changes_no_step_after_it(runs):
+    assert len([line for line in lines(runs / "validated") if "val/loss" in line]) == 6
+    assert losses(runs / "validated") == losses(runs / "two")
 
 
 def test_a_bad_sample_in_one_process_makes_all_skip_the_step(runs):

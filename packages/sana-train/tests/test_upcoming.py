@@ -27,6 +27,15 @@ def test_micro_batches_carry_their_own_slots(batches):
     assert micro[1][1]["latents"].tolist() == [32, 33]
 
 
+@pytest.mark.gpu
+def test_shares_come_in_pinned_memory_where_there_is_a_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    (share,) = upcoming(whole, [2], TrainConfig(run_dir="", steps=9))
+    assert share.batch["latents"].is_pinned()
+    assert share.pin_memory().batch["key"] == ["2-0", "2-1", "2-2", "2-3"]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_shares_come_in_the_order_of_the_steps(workers):
     config = TrainConfig(run_dir="", steps=9, workers=workers)

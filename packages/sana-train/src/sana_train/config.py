@@ -26,7 +26,9 @@ class TrainConfig:
         warmup_steps: steps of rising learning rate; CAME without bias correction needs some.
         decay_steps: steps of falling learning rate, at the end.
         final_lr_factor: what is left of the learning rate at the last step.
-        accumulate: micro-batches per optimizer step and process; the batch of a step is divided among them.
+        accumulate: micro-batches per optimizer step and process; the batch of a step is divided among them. The
+            gradients of each are summed over processes at once: until the last one, each process would have to hold
+            those of the whole model.
         grad_clip: largest global gradient norm, or None.
         ema_decay: per-step decay of the weight average once warmed up (see `EMA`); None keeps no average, and
             `model/` then holds the weights themselves.
@@ -45,7 +47,8 @@ class TrainConfig:
         sample_every: steps between calls of the trainer's `sample`; 0 is never.
         checkpoint_every: steps between checkpoints; the last step always writes one.
         keep_checkpoints: how many of the newest checkpoints stay on disk.
-        background_checkpoints: copy the state to CPU memory and write it while training goes on.
+        background_checkpoints: copy the state to CPU memory and write the checkpoint while training goes on; training
+            still waits for `model/` to be written.
         log_every: steps between lines of `metrics.jsonl`.
         workers: processes that prepare batches ahead; 0 prepares each in the training process, when it is needed.
         progress: whether to show a progress bar.

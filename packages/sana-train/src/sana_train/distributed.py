@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from sana_train.meeting import fresh_store
+from sana_train.rendezvous import fresh_store
 
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -65,6 +65,11 @@ def summed(values: Tensor) -> Tensor:
         values = values.clone()
         dist.all_reduce(values)
     return values
+
+
+def summing_dtype(device: torch.device) -> torch.dtype:
+    """What sums of many numbers are kept in on `device`: float64, which MPS does not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def share_of(batch_size: int, parts: int) -> range:

@@ -17,7 +17,7 @@ class FlowMatching:
     """The training objective: mean squared error of the velocity `noise - latents` at a random time.
 
     Times: u = sigmoid(n), n standard normal ("logit_normal") or u uniform ("uniform"); i = floor(1000 u);
-    sigma = s/(1 + (shift - 1) s) * shift with s = i / 1000, so the shift comes after the weighting. The model sees
+    sigma = shift * s / (1 + (shift - 1) * s) with s = i / 1000, so the shift comes after the weighting. The model sees
     x = (1 - sigma) latents + sigma noise and the integer timestep floor(1000 sigma), as it does when sampling.
 
     Calls `model(latents, timestep, caption, caption_mask)` and needs in the batch `latents` (B, C, h, w), already times

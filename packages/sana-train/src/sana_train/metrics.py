@@ -2,9 +2,10 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sana_train.folders import replace_file
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -44,14 +45,8 @@ class MetricsLog:
             self._writer = self._new_writer(purge_step=step + 1)
         if not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        kept = [line for line in lines if (parsed := _parsed(line)) and parsed["step"] <= step]
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(line + "\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        kept = [line for line in _lines(self.path) if (parsed := _parsed(line)) and parsed["step"] <= step]
+        replace_file(self.path, "".join(line + "\n" for line in kept).encode())
 
     def close(self) -> None:
         """Write out what TensorBoard still holds; the log can be appended to again."""
@@ -77,8 +72,12 @@ def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
     path = Path(run_dir) / METRICS
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [parsed for line in lines if (parsed := _parsed(line))]
+    return [parsed for line in _lines(path) if (parsed := _parsed(line))]
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file; keys may hold U+2028 and other characters where `splitlines` would break them."""
+    return path.read_text(encoding="utf-8", errors="replace").split("\n")
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -1,11 +1,12 @@
 """Pictures of a run, drawn from its log alone: loss, learning rate and gradient norm against the step."""
 
 import math
-import os
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sana_train.folders import replace_file
 from sana_train.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _save(path: Path, name: str, draw: "Callable[[Axes], None]") -> Path:
     axes.margins(x=0.01)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", dpi=120)
-    temporary.replace(path)
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    replace_file(path, picture.getvalue())
     return path

@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from sana_train.config import TrainConfig
-from sana_train.distributed import summed, world_size
+from sana_train.distributed import summed, summing_dtype, world_size
 from sana_train.draws import Draws
 from sana_train.ema import EMA
 from sana_train.guards import SpikeGuard
@@ -26,7 +26,8 @@ class StepResult:
         loss: mean over the step's whole batch.
         grad_norm: global norm before clipping.
         lr: learning rate of the first group.
-        skipped: why weights, optimizer and average were left as they were, or None.
+        skipped: why weights, optimizer, average and buffers were left as they were, or None. With `step_in_backward`
+            some gradients may have been used before others were found not to be finite: it says how many were left out.
         stop: whether any process has been asked to stop.
     """
 
@@ -62,10 +63,15 @@ class TrainStep:
     def __call__(self, share: Share, stop: StopRequest | None = None) -> StepResult:
         """Take the step of `share.step`, unless its loss or gradient is not finite or a spike."""
         self._set_learning_rates(share.step)
+        before = [buffer.clone() for buffer in self.model.buffers()]
         take = self._step if self.in_backward is None else self._step_in_backward
         loss, grad_norm, skipped, stopped = take(share, stop or StopRequest())
         self.optimizer.zero_grad(set_to_none=True)
-        if skipped is None and self.ema is not None:
+        if skipped is not None:  # batch-norm statistics have seen the batch already
+            for buffer, value in zip(self.model.buffers(), before, strict=True):
+                buffer.copy_(value)
+        moved = skipped is None or (self.in_backward is not None and self.in_backward.updated > 0)
+        if moved and self.ema is not None:
             self.ema.update()
         return StepResult(loss, grad_norm, self.optimizer.param_groups[0]["lr"], skipped, stopped)
 
@@ -76,8 +82,7 @@ class TrainStep:
 
     def _step(self, share: Share, stop: StopRequest) -> tuple[float, float, str | None, bool]:
         """All gradients, then the verdict, which is the same everywhere since its numbers are; then the update."""
-        total = torch.zeros((), dtype=torch.float64, device=self._device)
-        before = [buffer.clone() for buffer in self.model.buffers()]
+        total = torch.zeros((), dtype=summing_dtype(self._device), device=self._device)
         for slots, batch in share.micro_batches():
             loss = self._loss(share.step, slots, batch) / share.accumulate
             loss.backward()  # type: ignore[no-untyped-call]
@@ -90,22 +95,21 @@ class TrainStep:
         skipped = self.guard.verdict(loss_mean, grad_norm)
         if skipped is None:
             self.optimizer.step()
-        else:  # batch-norm statistics have seen the batch already
-            for buffer, value in zip(self.model.buffers(), before, strict=True):
-                buffer.copy_(value)
         return loss_mean, grad_norm, skipped, stops > 0
 
     def _step_in_backward(self, share: Share, stop: StopRequest) -> tuple[float, float, str | None, bool]:
         """The verdict is on the loss alone: when the gradient is known, it has been used."""
         assert self.in_backward is not None
-        self.in_backward.begin()
-        loss = self._loss(share.step, share.slots, share.batch)
-        value = loss.item()
-        if skipped := self.guard.verdict(value, None):
-            return value, float("nan"), skipped, stop.made
-        loss.backward()  # type: ignore[no-untyped-call]
+        with self.in_backward.updating():
+            loss = self._loss(share.step, share.slots, share.batch)
+            value = loss.item()
+            if skipped := self.guard.verdict(value, None):
+                return value, float("nan"), skipped, stop.made
+            loss.backward()  # type: ignore[no-untyped-call]
         if self.in_backward.skipped:
-            skipped = f"{self.in_backward.skipped} gradients are not finite; the others were used"
+            skipped = (
+                f"{self.in_backward.skipped} gradients are not finite; {self.in_backward.updated} others were used"
+            )
         square = self.in_backward.square_norm
         return value, 0.0 if square is None else square.sqrt().item(), skipped, stop.made
 

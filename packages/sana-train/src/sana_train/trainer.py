@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from sana_train.checkpoint import CheckpointError, Checkpoints, Saved
@@ -30,6 +31,7 @@ from sana_train.run_state import RunState
 from sana_train.stop_request import StopRequest, stop_on_sigterm
 from sana_train.train_step import StepResult, TrainStep, autocast
 from sana_train.upcoming import Share, share_at, upcoming
+from sana_train.validation import evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,8 @@ class Trainer:
     has one, else as `model.safetensors`.
 
     Args:
-        model: the model, with the same weights in every process (those of the first one are used).
+        model: the model, with the same weights in every process (those of the first one are used). `fit` calls
+            its `train()`: a model with a part that stays in eval mode, such as a frozen batch norm, says so there.
         objective: the loss of a batch.
         optimizer: an optimizer of the model's parameters, or a function that makes one from the prepared model: needed
             where several processes train together, since sharding replaces the parameters.
@@ -62,7 +65,8 @@ class Trainer:
         settings: what else must not change when the run is resumed, such as the objective's and the data's; JSON.
 
     Raises:
-        ValueError: the optimizer does not fit the model, or the options do not fit several processes.
+        ValueError: the optimizer does not fit the model, the options do not fit several processes, or one of
+            `validation` and `validate_every`, or of `sample` and `sample_every`, is given without the other.
     """
 
     def __init__(
@@ -83,6 +87,8 @@ class Trainer:
                 f"{what} with {world_size()} processes: the model is sharded, so give a function "
                 "`lambda model: CAME8bit(model.parameters(), lr=...)` and leave step_in_backward out"
             )
+        _check_called("validation", validation, "validate_every", config.validate_every)
+        _check_called("sample", sample, "sample_every", config.sample_every)
         self._folder = ModelFolder(model)
         prepare(model, config)
         self.model = model
@@ -102,6 +108,7 @@ class Trainer:
             self.run_dir / "checkpoints", keep=config.keep_checkpoints, background=config.background_checkpoints
         )
         self._log = MetricsLog(self.run_dir, tensorboard=config.tensorboard and rank() == 0)
+        self._is_ours = False  # whether run_dir holds this run, saved or resumed
         self._stopped = False
         self._skipped: dict[int, list[str]] = {}  # steps skipped in a row, and the keys of their samples
         self._returns: Counter[int] = Counter()  # to the checkpoint of a step
@@ -140,7 +147,7 @@ class Trainer:
             settings=settings,
             allow_changes=allow_changes,
         )
-        if trainer.step == 0:
+        if not trainer._is_ours:
             raise CheckpointError(f"{run_dir} holds no checkpoint: start the run with Trainer(...).fit()")
         return trainer
 
@@ -197,16 +204,25 @@ class Trainer:
         return result
 
     def save(self) -> None:
-        """Write a checkpoint and the averaged model; every process calls it."""
+        """Write a checkpoint and the averaged model; every process calls it.
+
+        Raises:
+            CheckpointError: a new run would write over the one that `run_dir` holds, or it could not be written.
+        """
+        self._claim_folder()
         self._checkpoints.save(self.step, self._state.tensors(), self._state.facts())
         self._write_model()
 
-    def _begin(self) -> None:
-        if self.step == 0 and self._checkpoints.newest() is not None:
+    def _claim_folder(self) -> None:
+        if not self._is_ours and self._checkpoints.newest() is not None:
             raise CheckpointError(f"{self.run_dir} holds a run: go on with Trainer.resume, or give another run_dir")
-        if self.step:
+        self._is_ours = True
+
+    def _begin(self) -> None:
+        if self._is_ours:
             self._write_model()  # a kill may have come between the checkpoint and its model
-        elif jumps_at_first(self.optimizer) and self.config.warmup_steps == 0:
+        self._claim_folder()
+        if self.step == 0 and jumps_at_first(self.optimizer) and self.config.warmup_steps == 0:
             logger.warning(
                 "CAME's first step moves weights by 11 times the learning rate, and warmup_steps is 0: warm up over "
                 "some hundred steps, or use bias_correction=True"
@@ -257,11 +273,11 @@ class Trainer:
     def _do_what_is_due(self) -> None:
         """Validate, sample and save at their steps; at the end and at a stop, save."""
         at_end = self.step == self.config.steps
-        if self.validation and _due(self.step, self.config.validate_every, at_end):
+        if self.validation is not None and _due(self.step, self.config.validate_every, at_end):
             with self._evaluating():
                 numbers = self.validation(self.model)
             self._append({"step": self.step, **numbers})
-        if self.sample and _due(self.step, self.config.sample_every, at_end):
+        if self.sample is not None and _due(self.step, self.config.sample_every, at_end):
             with self._evaluating():
                 self.sample(self.model, self.run_dir / "samples" / f"step-{self.step:08d}")
         # While steps fail nothing is saved, not even at a stop: a return has to lead to before they did.
@@ -275,15 +291,18 @@ class Trainer:
     def _evaluating(self) -> Iterator[None]:
         """The averaged model in eval mode, without gradients, in the precision of training."""
         with ExitStack() as stack:
+            stack.callback(self._reshard)
             stack.enter_context(torch.no_grad())
             stack.enter_context(autocast(next(self.model.parameters()).device, self.config))
             if self.ema:
                 stack.enter_context(self.ema.applied())
-            self.model.eval()
-            try:
-                yield
-            finally:
-                self.model.train()
+            stack.enter_context(evaluating(self.model))
+            yield
+
+    def _reshard(self) -> None:
+        """Let go of gathered weights: FSDP2's root keeps those of its last forward for the next, averaged or not."""
+        if isinstance(self.model, FSDPModule):
+            self.model.reshard()
 
     def _return_to_checkpoint(self, reason: str) -> None:
         """Go back, and leave out the steps that failed."""
@@ -311,7 +330,8 @@ class Trainer:
         changes = self._state.changes(saved.facts)
         if changes and not allow_changes:
             raise CheckpointError(
-                f"{self.run_dir} was started otherwise ({', '.join(changes)}): use the same settings, or allow changes"
+                f"{self.run_dir} was started otherwise ({', '.join(changes)}): use the same settings, "
+                "or pass allow_changes=True"
             )
         if (saved.facts["config"]["ema_decay"] is None) != (self.ema is None):
             raise CheckpointError(
@@ -327,6 +347,7 @@ class Trainer:
         self._checkpoints.load(saved, self._state.blank(saved.facts))
         self._state.load_facts(saved.facts)
         self.step = saved.step
+        self._is_ours = True
 
     def _write_model(self) -> None:
         self._folder.write(self.run_dir / "model", self.model, self.ema.averages if self.ema else {})
@@ -338,3 +359,9 @@ class Trainer:
 
 def _due(step: int, every: int, at_end: bool) -> bool:
     return every > 0 and (step % every == 0 or at_end)
+
+
+def _check_called(name: str, hook: object, every_name: str, every: int) -> None:
+    if (hook is not None) != (every > 0):
+        given = "is given" if hook is not None else "is missing"
+        raise ValueError(f"{name} {given} and {every_name} is {every}: they go together, so give both or neither")

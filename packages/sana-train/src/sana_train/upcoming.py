@@ -1,9 +1,10 @@
 """The batches to come, each process's own share of them, prepared ahead by worker processes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -30,6 +31,15 @@ class Share:
             whole = size == len(self.slots)
             yield self.slots[start : start + size], self.batch if whole else cut(self.batch, start, size)
 
+    def pin_memory(self) -> Self:
+        """The same in pinned memory, from which a GPU copies while the CPU goes on; the DataLoader calls it."""
+        pinned = {name: x.pin_memory() if _is_on_cpu(x) else x for name, x in self.batch.items()}
+        return replace(self, batch=pinned)
+
+
+def _is_on_cpu(entry: Any) -> bool:
+    return isinstance(entry, Tensor) and entry.device.type == "cpu"
+
 
 def cut(batch: Batch, start: int, size: int) -> Batch:
     """The `size` samples of a batch from `start` on."""
@@ -40,7 +50,8 @@ def upcoming(batches: Batches, steps: list[int], config: TrainConfig) -> Iterato
     """The shares of this process of the batches of `steps`, in their order."""
     shares = _Shares(batches, steps, config.accumulate)
     ahead = AHEAD if config.workers else None
-    yield from DataLoader(shares, batch_size=None, num_workers=config.workers, prefetch_factor=ahead)
+    pin = torch.cuda.is_available()
+    yield from DataLoader(shares, batch_size=None, num_workers=config.workers, prefetch_factor=ahead, pin_memory=pin)
 
 
 class _Shares(Dataset[Share]):

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sana_train.distributed import summing_dtype
 from sana_train.draws import Draws
 from sana_train.flow_matching import FlowMatching
 from sana_train.objective import Batch
@@ -49,13 +50,13 @@ class FlowValidation:
         """
         device = next(model.parameters()).device
         samples, mine, padded = self._shares()
-        errors = torch.zeros(self.bins, padded, dtype=torch.float64, device=device)
-        with _evaluating(model):
+        errors = torch.zeros(self.bins, padded, dtype=summing_dtype(device), device=device)
+        with evaluating(model):
             for start in range(mine.start, mine.stop, self.batch_size):
                 places = range(start, min(start + self.batch_size, mine.stop))
                 for bin in range(self.bins):
                     slots = [place % samples for place in places]
-                    errors[bin, places.start : places.stop] = self._errors(model, slots, bin).double()
+                    errors[bin, places.start : places.stop] = self._errors(model, slots, bin)
         if dist.is_initialized():
             dist.all_reduce(errors)  # each process left zero what it did not measure, so the sum rounds nothing
         errors = errors[:, :samples]
@@ -89,7 +90,7 @@ class FlowValidation:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Within this context every module is in eval mode; afterwards each is in the mode it was in."""
     training = [module for module in model.modules() if module.training]
     model.eval()

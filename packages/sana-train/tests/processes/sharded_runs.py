@@ -8,7 +8,7 @@ import torch
 from forked import together
 from torch import nn
 
-from sana_train import CAME8bit, FlowMatching, TrainConfig, Trainer
+from sana_train import CAME8bit, FlowMatching, FlowValidation, TrainConfig, Trainer
 
 BATCH = 4
 POISONED = 4  # the step whose last sample, which the last process gets, is not a number
@@ -46,7 +46,7 @@ def batches(step: int) -> dict[str, object]:
     }
 
 
-def train(run_dir: Path, steps: int = 6, **changes: object) -> None:
+def train(run_dir: Path, steps: int = 6, validation: FlowValidation | None = None, **changes: object) -> None:
     settings = {"warmup_steps": 2, "checkpoint_every": 3, "log_every": 1, "progress": False, "plots": False} | changes
     Trainer.start_or_resume(
         Blocks(),
@@ -54,12 +54,16 @@ def train(run_dir: Path, steps: int = 6, **changes: object) -> None:
         lambda model: CAME8bit(model.parameters(), 1e-3),
         batches,
         TrainConfig(run_dir=str(run_dir), steps=steps, **settings),
+        validation=validation,
         allow_changes=True,
     ).fit()
 
 
 def main(folder: Path) -> None:
     together(2, lambda rank: train(folder / "two"))
+    held_out = FlowValidation(batches(99), objective=FlowMatching())
+    validated = {"validation": held_out, "validate_every": 1, "checkpoint_every": 6}
+    together(2, lambda rank: train(folder / "validated", **validated))
     together(2, lambda rank: train(folder / "stopped", 3))
     together(2, lambda rank: train(folder / "stopped", background_checkpoints=True))
     together(2, lambda rank: train(folder / "bf16", precision="bf16", activation_checkpointing=True))

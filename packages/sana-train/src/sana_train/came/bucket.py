@@ -18,7 +18,7 @@ from sana_train.came.rounding import Noise, noise_key
 from sana_train.came.settings import Settings
 from sana_train.came.sharding import Shards, first_row, local, shards_of
 from sana_train.came.state import is_matrix
-from sana_train.came.whole import Whole, WholeStep
+from sana_train.came.unfactored import Unfactored, UnfactoredStep
 
 State = MutableMapping[Tensor, dict[str, Tensor]]
 _Place = tuple[Shards | None, torch.device]
@@ -29,7 +29,7 @@ class _Bucket:
     """What is stepped together."""
 
     stacks: list[Stack] = field(default_factory=list)
-    wholes: list[Whole] = field(default_factory=list)
+    unfactored: list[Unfactored] = field(default_factory=list)
 
 
 def step_group(group: Mapping[str, Any], state: State, numbers: Mapping[Tensor, int]) -> None:
@@ -46,11 +46,11 @@ def step_group(group: Mapping[str, Any], state: State, numbers: Mapping[Tensor, 
     settings, passes = Settings.of(group), passes_of(group["backend"])
     for (shards, _), bucket in _buckets(group, state, numbers).items():
         add_up: AddUp = shards.add_up if shards else list
-        steps: list[FactoredStep | WholeStep] = []
+        steps: list[FactoredStep | UnfactoredStep] = []
         if bucket.stacks:
             steps.append(FactoredStep(bucket.stacks, settings, passes, add_up))
-        if bucket.wholes:
-            steps.append(WholeStep(bucket.wholes, settings))
+        if bucket.unfactored:
+            steps.append(UnfactoredStep(bucket.unfactored, settings))
         norms = [step.scale() for step in steps]
         totals = iter(add_up([norm for of_step in norms for norm in of_step]))
         for step, of_step in zip(steps, norms, strict=True):
@@ -74,7 +74,7 @@ def _buckets(group: Mapping[str, Any], state: State, numbers: Mapping[Tensor, in
             rows = sum(parameter.shape[0] for parameter in members)
             bucket.stacks.append(Stack(matrices, rows, first.shape[1], age))
         else:
-            bucket.wholes.append(_whole(first, state[first], age, noises[0]))
+            bucket.unfactored.append(_unfactored(first, state[first], age, noises[0]))
     return buckets
 
 
@@ -116,9 +116,9 @@ def _momentum(state: Mapping[str, Tensor], group: Mapping[str, Any]) -> Momentum
     return Quantized(codes, scale, state["low"], width)
 
 
-def _whole(parameter: Tensor, state: Mapping[str, Tensor], age: int, noise: Noise | None) -> Whole:
+def _unfactored(parameter: Tensor, state: Mapping[str, Tensor], age: int, noise: Noise | None) -> Unfactored:
     momentum, square = local(state["momentum"]), local(state["square"])
-    return Whole(local(parameter), _local_grad(parameter), momentum, square, parameter.numel(), age, noise)
+    return Unfactored(local(parameter), _local_grad(parameter), momentum, square, parameter.numel(), age, noise)
 
 
 def _local_grad(parameter: Tensor) -> Tensor:

@@ -10,9 +10,7 @@ from sana_train.came import passes
 from sana_train.came.passes import Factors, Momentum
 from sana_train.came.rounding import Noise
 
-_CPU_ELEMENTS = 2**18  # 1 MiB of float32: 4.0 ns per parameter and step on an EPYC 9004, against 12.1 without chunks
 _KINDS = 64  # of matrices, by types and by whether a size is 1; torch.compile gives up after 8
-_DEVICE_ELEMENTS = 2**24  # 64 MiB: bounds what is allocated, and keeps launches few
 
 
 class ChunkedPasses:
@@ -87,6 +85,15 @@ class ChunkedPasses:
         return _compiled(function) if self._compiled else function
 
 
+def chunk_elements(device: torch.device) -> int:
+    """How many elements to work on at once.
+
+    On a CPU 1 MiB of float32, which stays in the cache: 4.0 ns per parameter and step on an EPYC 9004, against 12.1
+    without chunks. Elsewhere 64 MiB, which bounds what is allocated and keeps launches few.
+    """
+    return 2**18 if device.type == "cpu" else 2**24
+
+
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     import torch._dynamo  # a second or two, which nobody else should wait for
 
@@ -102,9 +109,8 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def _chunks(grad: Tensor, momentum: Momentum | None = None) -> Iterator[slice]:
     """Slices of the rows of `grad`; each begins where a block of `momentum` does."""
     rows, columns = grad.shape
-    most = _CPU_ELEMENTS if grad.device.type == "cpu" else _DEVICE_ELEMENTS
     step = 1 if momentum is None or isinstance(momentum, Tensor) else momentum.row_step
-    step *= max(1, most // (columns * step))
+    step *= max(1, chunk_elements(grad.device) // (columns * step))
     for start in range(0, max(rows, 1), step):  # one chunk, with no rows, of an empty shard
         yield slice(start, min(start + step, rows))
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, get_args
 
-from sana_train.came.state import Eight, Layout, state_tensors
+from sana_train.came.state import EightBit, Layout, state_tensors
 
 Kind = Literal["came8bit", "came", "adamw", "adamw8bit-bitsandbytes", "adamw8bit-torchao", "came-pytorch"]
 
@@ -36,7 +36,7 @@ def optimizer_state_bytes(
     """
     if optimizer not in get_args(Kind):
         raise ValueError(f"optimizer is {optimizer!r}: it must be one of {', '.join(get_args(Kind))}")
-    eight = Eight(layout=layout, block_size=block_size, min_size=min_8bit_size)
+    eight = EightBit(layout=layout, block_size=block_size, min_size=min_8bit_size)
     count: dict[Kind, Callable[[Sequence[int]], int]] = {
         "came8bit": lambda shape: _came(shape, eight),
         "came": lambda shape: _came(shape, None),
@@ -48,7 +48,7 @@ def optimizer_state_bytes(
     return sum(map(count[optimizer], shapes))
 
 
-def _came(shape: Sequence[int], eight: Eight | None) -> int:
+def _came(shape: Sequence[int], eight: EightBit | None) -> int:
     return sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in state_tensors(shape, eight).values())
 
 

@@ -16,7 +16,7 @@ from sana_train.came.joining import check_all_joined, joined_members
 from sana_train.came.saved_state import checked_state, wanted_state
 from sana_train.came.settings import Settings
 from sana_train.came.sharding import shards_of, zeros_beside
-from sana_train.came.state import Eight, Layout
+from sana_train.came.state import EightBit, Layout
 
 _log = logging.getLogger(__name__)
 
@@ -189,8 +189,8 @@ class CAME8bit(CAME):
         clip_threshold: see `CAME`.
         weight_decay: see `CAME`.
         layout: "row": blocks do not cross rows, so that they do not depend on sharding. "flat": blocks of the matrix
-            read row by row, the paper's letter; not for sharded parameters. "dynamic": flat blocks in bitsandbytes'
-            dynamic code (extra `bnb`, backend "eager").
+            read row by row, exactly as in the paper; not for sharded parameters. "dynamic": flat blocks in
+            bitsandbytes' dynamic code (extra `bnb`, backend "eager").
         block_size: values in a block, at most ("row") or exactly; for "dynamic" one that bitsandbytes has.
         min_8bit_size: matrices of at most so many elements, over all shards, are kept in float32.
         bias_correction: see `CAME`.
@@ -241,7 +241,7 @@ class CAME8bit(CAME):
 def _check(group: Mapping[str, Any]) -> None:
     """Raise ValueError or ImportError where a group cannot be stepped."""
     Settings.of(group)
-    eight = Eight.of(group)
+    eight = EightBit.of(group)
     if eight and eight.layout == "dynamic" and not importlib.util.find_spec("bitsandbytes"):
         raise ImportError("layout='dynamic' needs bitsandbytes: pip install 'sana-train[bnb]'")
     check_backend(group)

@@ -6,12 +6,12 @@ from typing import Any
 from torch import Tensor
 
 from sana_train.came.joining import stacks
-from sana_train.came.state import Eight, StateTensor, is_matrix, state_tensors
+from sana_train.came.state import EightBit, StateTensor, is_matrix, state_tensors
 
 
 def wanted_state(group: Mapping[str, Any]) -> dict[Tensor, dict[str, StateTensor]]:
     """The state that each parameter of a group must have."""
-    eight, wanted = Eight.of(group), {}
+    eight, wanted = EightBit.of(group), {}
     for members in stacks(group):
         rows = sum(member.shape[0] for member in members) if is_matrix(members[0].shape) else None
         wanted.update({member: state_tensors(member.shape, eight, stacked_rows=rows) for member in members})

@@ -14,7 +14,7 @@ _BNB_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Eight:
+class EightBit:
     """How the momentum of a matrix of more than `min_size` elements is kept in 8 bits."""
 
     layout: Layout
@@ -54,7 +54,7 @@ def is_matrix(shape: Sequence[int]) -> bool:
 
 
 def state_tensors(
-    shape: Sequence[int], eight: Eight | None, *, stacked_rows: int | None = None
+    shape: Sequence[int], eight: EightBit | None, *, stacked_rows: int | None = None
 ) -> dict[str, StateTensor]:
     """The state of a parameter of `shape` but for its step.
 
@@ -67,8 +67,8 @@ def state_tensors(
         stacked_rows: rows of the stack that the matrix is joined to, which then counts as one for `eight.min_size`.
     """
     if not is_matrix(shape):
-        whole = StateTensor(tuple(shape))
-        return {"momentum": whole, "square": whole}
+        full = StateTensor(tuple(shape))
+        return {"momentum": full, "square": full}
     rows, columns = shape[0], shape[1]
     means = {
         "square_rows": StateTensor((rows,)),
@@ -81,7 +81,7 @@ def state_tensors(
     return _eight_bit(rows, columns, eight) | means
 
 
-def _eight_bit(rows: int, columns: int, eight: Eight) -> dict[str, StateTensor]:
+def _eight_bit(rows: int, columns: int, eight: EightBit) -> dict[str, StateTensor]:
     codes = StateTensor((rows, columns), torch.uint8)
     if eight.layout == "row":
         ranges = StateTensor((rows, row_blocks(columns, eight.block_size)[0]))

@@ -48,11 +48,7 @@ def sum_tiling(grad: Tensor, momentum: Tensor | None = None, *, width: int, matr
 
 
 def apply_tiling(weight: Tensor, grad: Tensor, momentum: Tensor, *, width: int, matrices: int) -> Tiling:
-    """For pass 4: a program holds one block of a row at a time, 8 elements a thread.
-
-    Raises:
-        ValueError: the blocks are too wide.
-    """
+    """For pass 4: a program holds one block of a row at a time, 8 elements a thread."""
     assert width <= WIDEST_TRITON_BLOCK
     operands = [weight, grad, momentum]
     block = max(_WARP, 1 << (width - 1).bit_length())

@@ -7,17 +7,15 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from sana_train.came.chunked import chunk_elements
 from sana_train.came.factored import rms_excess
 from sana_train.came.passes import move
 from sana_train.came.rounding import Noise
 from sana_train.came.settings import Settings
 
-_CPU_ELEMENTS = 2**18  # of a batch that stays in the cache
-_DEVICE_ELEMENTS = 2**24
-
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class Unfactored:
     """What this process holds of a tensor, and its state, all of one shape."""
 
     weight: Tensor
@@ -40,10 +38,10 @@ class Whole:
             yield replace(self, weight=weight, grad=grad, momentum=momentum, square=square, noise=noise)
 
 
-class WholeStep:
+class UnfactoredStep:
     """One step of some tensors: `scale`, then `clip` with the norms of all shards, then `move`."""
 
-    def __init__(self, tensors: Sequence[Whole], settings: Settings) -> None:
+    def __init__(self, tensors: Sequence[Unfactored], settings: Settings) -> None:
         self.tensors = tensors
         self.settings = settings
         self.batches = list(_batches(tensors))
@@ -78,20 +76,20 @@ class WholeStep:
             for piece, step in zip(pieces, torch._foreach_mul(momenta, rates), strict=True):
                 move(piece.weight, step, decay=decay, noise=piece.noise)
 
-    def _updates(self, pieces: Sequence[Whole]) -> Sequence[Tensor]:
+    def _updates(self, pieces: Sequence[Unfactored]) -> Sequence[Tensor]:
         """U = grad / sqrt(square) of each piece, not clipped yet."""
         roots = torch._foreach_sqrt([piece.square for piece in pieces])
         torch._foreach_div_(roots, [self.settings.unbias(1, piece.age) ** 0.5 for piece in pieces])
         return torch._foreach_div([piece.grad.float() for piece in pieces], roots)
 
 
-def _batches(tensors: Sequence[Whole]) -> Iterator[tuple[list[int], list[Whole]]]:
+def _batches(tensors: Sequence[Unfactored]) -> Iterator[tuple[list[int], list[Unfactored]]]:
     """Pieces of all tensors with the numbers of their owners, in batches of a bounded size."""
     owners: list[int] = []
-    pieces: list[Whole] = []
+    pieces: list[Unfactored] = []
     held = 0
     for owner, tensor in enumerate(tensors):
-        size = _CPU_ELEMENTS if tensor.weight.device.type == "cpu" else _DEVICE_ELEMENTS
+        size = chunk_elements(tensor.weight.device)
         for piece in tensor.pieces(size):
             if pieces and held + piece.weight.numel() > size:
                 yield owners, pieces
