@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import cpu_offload
 
 from sana_ae import DC_AE_F32C32_SANA, DCAE
 
@@ -104,6 +105,18 @@ def test_every_convolution_sees_and_gives_channels_last(shape, make_model):
     model(torch.randn(2, 3, 64, 96))
     assert len(layouts) > 50
     assert all(layouts)
+
+
+@pytest.mark.parametrize("shape", ["sana", "1.5-f32c128"])
+@torch.no_grad()
+def test_a_model_offloaded_layer_by_layer_gives_the_same(shape, make_model):
+    model, x = make_model(shape), torch.randn(1, 3, 32, 64)
+    z = model.encode(x)
+    image = model.decode(z)
+    cpu_offload(model, "cpu")
+    assert all(weight.is_meta for weight in model.parameters())
+    assert torch.equal(model.encode(x), z)
+    assert torch.equal(model.decode(z), image)
 
 
 def test_the_full_model_has_the_right_shapes_at_4096_pixels():

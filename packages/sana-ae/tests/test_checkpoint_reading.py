@@ -5,7 +5,9 @@ import pickle
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sana_ae.checkpoint_reading import CheckpointFiles, find_checkpoint, read_json, read_weights
 
@@ -113,6 +115,38 @@ def test_a_hub_repository_is_downloaded_in_parts(tmp_path, write_weights, monkey
     assert files.folder == tmp_path / "vae"
     assert asked[-1] == ("owner/pipe", "v1", ["vae/diffusion_pytorch_model.safetensors"])
     assert not any(pattern.endswith("*.safetensors") for _, _, patterns in asked for pattern in patterns)
+
+
+def test_of_a_hub_repository_of_another_kind_no_weights_are_downloaded(tmp_path, monkeypatch):
+    files = ["unet/model.safetensors", "other.safetensors", "deep/model.pth", "model.safetensors"]
+    asked = []
+
+    def download(repo, *, revision, allow_patterns):
+        asked.extend(filter_repo_objects(files, allow_patterns=allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("sana_ae.checkpoint_reading.snapshot_download", download)
+    with pytest.raises(FileNotFoundError, match="download one of another name and give its path"):
+        find("owner/unet")
+    assert asked == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_the_device_gets_the_dtype_that_is_asked_for_and_counts_stay_whole(tmp_path, suffix):
+    path, state = tmp_path / f"model{suffix}", {"x": torch.ones(2), "batches": torch.ones((), dtype=torch.int64)}
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    moved = []
+
+    class Moves(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **kwargs or {})
+            if isinstance(result, torch.Tensor) and result.is_meta:
+                moved.append(result.dtype)
+            return result
+
+    with Moves():
+        read_weights(CheckpointFiles(weights=(path,), folder=tmp_path), torch.device("meta"), torch.bfloat16)
+    assert set(moved) == {torch.bfloat16, torch.int64}
 
 
 @pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state_dict": state}], ids=["plain", "wrapped"])

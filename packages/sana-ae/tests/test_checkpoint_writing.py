@@ -1,5 +1,8 @@
 """Writing a checkpoint whole or not at all."""
 
+import os
+from types import SimpleNamespace
+
 import pytest
 
 from sana_ae.checkpoint_writing import model_card, replacing_files
@@ -35,6 +38,13 @@ def test_what_an_earlier_save_left_goes_and_other_files_stay(tmp_path):
     with replacing_files(tmp_path) as folder:
         (folder / "config.json").write_text("{}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json"]
+
+
+def test_windows_which_opens_no_folders_syncs_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("sana_ae.checkpoint_writing.os", SimpleNamespace(name="nt", replace=os.replace))
+    with replacing_files(tmp_path / "model") as folder:
+        (folder / "config.json").write_text("{}")
+    assert (tmp_path / "model" / "config.json").exists()
 
 
 def test_the_card_says_what_it_is_and_how_to_load_it(shrink):

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderDC
 from safetensors.torch import load_file, save_file
 
-from sana_ae import DC_AE_F32C32_IN, DC_AE_F32C32_SANA, DCAE
+from sana_ae import DC_AE_F32C32_IN, DC_AE_F32C32_SANA, DC_AE_F128C512, DCAE
 from sana_ae.presets import PUBLISHED
 
 SHAPES = ["sana", "lite", "f32c32", "f64c128", "f128c512", "1.5-f32c128"]
@@ -120,6 +120,15 @@ def test_where_only_the_scale_differs_the_name_of_the_file_tells(save_empty):
         DCAE.from_pretrained(path.rename(path.with_name("model.pt")))
 
 
+@pytest.mark.parametrize("config", [{}, {"model_name": "dc-ae-f128c512-in-1.0"}], ids=["inferred", "efficientvit"])
+def test_a_latent_scale_that_is_not_known_is_told(save_empty, config):
+    path = save_empty(DC_AE_F128C512, "model.pt")
+    (path.parent / "config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match=r"scale of dc-ae-f128c512-in-1.0 is not known and 1.0 here: set it") as told:
+        DCAE.from_pretrained(path)
+    assert told[0].filename == __file__
+
+
 def test_shapes_of_no_published_model_need_a_configuration(make_model, tmp_path):
     torch.save(make_model("sana").state_dict(), tmp_path / "mine.pt")
     with pytest.raises(ValueError, match=r"mine.pt has no config.json beside it and the shapes of no published"):
@@ -179,12 +188,12 @@ def test_publishing_uploads_a_folder_that_loads(has_card, make_model, tmp_path, 
             return SimpleNamespace(commit_url="https://hub/commit")
 
     monkeypatch.setattr("sana_ae.pretrained.HfApi", Api)
-    assert make_model("sana").push_to_hub("me/ae", private=True, token="t", commit_message="hi") == "https://hub/commit"
+    assert make_model("sana").push_to_hub("me/ae", private=True, token="t") == "https://hub/commit"
     files = ["config.json", "diffusion_pytorch_model.safetensors"]
     assert calls == [
         ("token", "t"),
         ("me/ae", {"private": True, "exist_ok": True}),
-        ("me/ae", "hi", files if has_card else ["README.md", *files]),
+        ("me/ae", "Upload with sana-ae", files if has_card else ["README.md", *files]),
     ]
 
 

@@ -49,6 +49,15 @@ def test_tiles_that_do_not_divide_are_refused(tile, make_model):
         make_model("sana").decode(torch.randn(1, 8, 2, 2), tile=tile)
 
 
+def test_tiles_are_refused_while_batch_norms_train(make_model):
+    model, z = make_model("f32c32").train(), torch.randn(1, 8, 2, 2)
+    for call in (lambda: model.decode(z, tile=32), lambda: model.encode(torch.randn(1, 3, 64, 64), tile=32)):
+        with pytest.raises(ValueError, match=r"tiles need batch norms in eval mode.*call eval\(\)"):
+            call()
+    assert model.decode(z, tile=64).shape == (1, 3, 64, 64)  # one tile is the whole image
+    make_model("sana").train().decode(z, tile=32)
+
+
 def test_a_tile_sees_no_more_of_the_image_than_itself_and_a_margin(make_model):
     """Full-size activations exist for a tile only: that is what saves memory."""
     model, seen = make_model("sana"), []

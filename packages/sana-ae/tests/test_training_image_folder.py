@@ -92,6 +92,50 @@ def test_a_truncated_image_is_replaced_by_the_next_one(folder):
     assert len(batches.fixed(10)) == 9
 
 
+def reading(path, image, **options):
+    """The middle of the only image of a folder, as training sees it: (H, W, 3)."""
+    image.save(path, **options)
+    return make(path.parent, size=64, batch_size=1).fixed(1)[0].permute(1, 2, 0)
+
+
+def test_16_bit_grey_is_scaled_to_8_bits(tmp_path):
+    ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
+    pixels = reading(tmp_path / "grey.png", Image.fromarray(ramp))
+    assert np.array_equal(pixels[:, :, 1].numpy(), ramp >> 8)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_transparent_pixels_are_white(tmp_path, mode):
+    if mode == "RGBA":
+        picture, options = Image.new("RGBA", (64, 64), (255, 0, 0, 0)), {}
+    else:
+        picture, options = Image.new("P", (64, 64)), {"transparency": 0}
+    assert (reading(tmp_path / "clear.png", picture, **options) == 255).all()
+
+
+def test_images_are_turned_as_their_exif_says(tmp_path):
+    wide, exif = Image.fromarray(np.tile(np.arange(96, dtype=np.uint8), (64, 1))), Image.Exif()
+    exif[0x0112] = 6  # a quarter to the right: columns become rows
+    pixels = reading(tmp_path / "turned.png", wide, exif=exif)[:, :, 0].float()
+    assert pixels.std(0).mean() > 10
+    assert pixels.std(1).max() == 0
+
+
+def test_a_file_of_another_format_is_left_out_whatever_it_is_called(folder):
+    Image.new("RGB", (64, 64)).save(folder / "x.eps")
+    (folder / "x.eps").rename(folder / "x.png")
+    assert make(folder, max_bad=0.2).bad == ["x.png"]
+
+
+def test_fixed_images_are_from_everywhere_in_the_folder(tmp_path):
+    for number in range(64):
+        (tmp_path / "ab"[number // 32]).mkdir(exist_ok=True)
+        Image.new("L", (32, 32), 255 * (number // 32)).save(tmp_path / "ab"[number // 32] / f"{number}.png")
+    bright = make(tmp_path).fixed(32).float().mean() / 255
+    assert torch.equal(make(tmp_path).fixed(32), make(tmp_path).fixed(32))
+    assert 0.2 < bright < 0.8  # half of the folder; 32 of 64 drawn: 0.5 with a deviation of 0.06
+
+
 def test_too_many_bad_images_stop_at_once(folder):
     for number in range(5):
         (folder / f"{number}.jpg").write_text("not a picture")

@@ -7,9 +7,8 @@ import torch
 from diffusers import SanaPipeline
 from huggingface_hub.utils import filter_repo_objects
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
+from transformers import AutoModel, AutoTokenizer, Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
-from sana_dit import caption_files
 from sana_dit.captions import CaptionEncoder
 
 PROMPTS = ["a cat", "", "the cat saw a dog"]
@@ -123,7 +122,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
             shutil.copy(repo / file, cache / file)
         return str(cache)
 
-    monkeypatch.setattr(caption_files, "snapshot_download", download)
+    monkeypatch.setattr("sana_dit.checkpoint_reading.snapshot_download", download)
     return repo, cache
 
 
@@ -181,6 +180,30 @@ def test_a_missing_part_is_named(encoder: CaptionEncoder, tmp_path: Path, missin
         CaptionEncoder.from_pretrained(tmp_path)
 
 
+def test_memory_that_runs_out_is_not_the_files_fault(encoder: CaptionEncoder, tmp_path: Path, monkeypatch) -> None:
+    encoder.save_pretrained(tmp_path)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(AutoModel, "from_pretrained", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        CaptionEncoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("error", [ImportError("no sentencepiece"), Exception("bad merges")], ids=["package", "file"])
+def test_a_tokenizer_that_cannot_be_loaded_says_why(encoder, tmp_path: Path, monkeypatch, error: Exception) -> None:
+    encoder.save_pretrained(tmp_path)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", fail)
+    told = "^no sentencepiece" if isinstance(error, ImportError) else r"could not be loaded \(bad merges\).*complete"
+    with pytest.raises(ImportError if isinstance(error, ImportError) else ValueError, match=told):
+        CaptionEncoder.from_pretrained(tmp_path)
+
+
 def test_a_folder_that_is_not_there_is_not_asked_of_the_hub(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
+    with pytest.raises(FileNotFoundError, match="neither a file nor a folder"):
         CaptionEncoder.from_pretrained(tmp_path / "nothing")

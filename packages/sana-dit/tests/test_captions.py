@@ -213,11 +213,17 @@ def test_captions_unpack_into_the_arguments_of_the_model(encoder: CaptionEncoder
     assert mask.dtype == torch.int64
 
 
-@pytest.mark.parametrize(("part", "name"), [("text_encoder", "model.safetensors"), ("tokenizer", "tokenizer.json")])
-def test_a_truncated_file_is_named(encoder: CaptionEncoder, tmp_path: Path, part: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("part", "name", "told"),
+    [
+        ("text_encoder", "model.safetensors", "is damaged .*: download it again"),
+        ("tokenizer", "tokenizer.json", "could not be loaded .*: if its files are complete"),
+    ],
+)
+def test_a_truncated_file_is_named(encoder: CaptionEncoder, tmp_path: Path, part: str, name: str, told: str) -> None:
     encoder.save_pretrained(tmp_path)
     os.truncate(tmp_path / part / name, 100)
-    with pytest.raises(ValueError, match=f"(?s){part}.* is damaged .*: download it again"):
+    with pytest.raises(ValueError, match=f"(?s){part} {told}"):
         CaptionEncoder.from_pretrained(tmp_path)
 
 

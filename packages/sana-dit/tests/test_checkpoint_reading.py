@@ -7,7 +7,9 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sana_dit.checkpoint_reading import find_checkpoint, read_json, read_weights
 
@@ -108,6 +110,34 @@ def test_only_what_a_transformer_needs_is_asked_of_the_hub(tmp_path, monkeypatch
         "*sana.safetensors",
         f"transformer/{NAME}.bf16.safetensors",
     ]
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors", "checkpoints/Sana.pth"])
+def test_a_single_file_of_a_usual_name_is_found_on_the_hub(tmp_path, monkeypatch, name):
+    def download(repo, *, revision, allow_patterns):
+        touch(tmp_path, *filter_repo_objects([name, "unet/model.pth"], allow_patterns=allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("sana_dit.checkpoint_reading.snapshot_download", download)
+    assert find("owner/name")[0] == [Path(name).name]
+    assert not (tmp_path / "unet").exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_the_device_gets_the_dtype_that_is_asked_for(tmp_path, suffix):
+    path, state, moved = tmp_path / f"model{suffix}", {"x": torch.ones(2)}, []
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+
+    class Moves(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **kwargs or {})
+            if isinstance(result, torch.Tensor) and result.is_meta:
+                moved.append(result.dtype)
+            return result
+
+    with Moves():
+        read_weights((path,), torch.device("meta"), torch.bfloat16)
+    assert set(moved) == {torch.bfloat16}
 
 
 def test_a_truncated_safetensors_file_is_named_with_a_remedy(tmp_path):

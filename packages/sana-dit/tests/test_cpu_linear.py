@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from sana_dit.cpu_linear import linear
 
@@ -42,6 +43,14 @@ def test_the_product_is_that_of_pytorch(rows, dtype, biased):
 def test_onednn_multiplies_many_rows_in_inference():
     with torch.no_grad():
         assert calls_onednn(*draw(200))
+
+
+@onednn
+def test_operations_are_counted_in_inference_too():
+    x, weight, bias = draw(200)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        linear(x, weight, bias)
+    assert counter.get_total_flops() == 2 * 2 * 200 * 96 * 64
 
 
 @onednn

@@ -1,12 +1,13 @@
 """Linear layers with low-rank additions."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 from torch import nn
 
-from sana_dit.initialization import Linear
+from sana_dit.initialization import ConvLinear, Linear
 from sana_dit.low_rank import LowRank, additions, fuse, set_additions, unfuse
 
 
@@ -68,6 +69,17 @@ def test_additions_follow_the_layer_but_not_into_files(linear):
     assert twin.down.dtype == torch.float64
     assert linear.down.dtype == torch.float32
     linear.reset_parameters(torch.Generator().manual_seed(1))  # of the kind of layer it was
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, Linear, ConvLinear])
+def test_a_layer_with_additions_can_be_pickled(kind):
+    linear, x = kind(6, 5), torch.randn(2, 6)
+    set_additions(linear, {"a": addition(2, 1)})
+    twin = pickle.loads(pickle.dumps(linear))
+    assert type(twin) is type(linear)
+    assert torch.equal(twin(x), linear(x))
+    set_additions(twin, {})
+    assert type(twin) is kind
 
 
 def test_any_kind_of_linear_layer_is_adapted():

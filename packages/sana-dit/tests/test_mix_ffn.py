@@ -12,7 +12,8 @@ def test_equals_convolutions_on_the_grid(tiny_config):
     x = torch.randn(2, 15, 128)
     grid = x.transpose(1, 2).reshape(2, 128, 3, 5)
     grid = F.silu(F.conv2d(grid, ffn.inverted.weight[:, :, None, None], ffn.inverted.bias))
-    value, gate = ffn.depthwise(grid).chunk(2, dim=1)
+    grid = F.conv2d(grid, ffn.depthwise.weight, ffn.depthwise.bias, padding=1, groups=640)
+    value, gate = grid.chunk(2, dim=1)
     grid = F.conv2d(value * F.silu(gate), ffn.point.weight[:, :, None, None])
     torch.testing.assert_close(ffn(x, height=3, width=5), grid.flatten(2).transpose(1, 2), rtol=1e-5, atol=1e-6)
 

@@ -83,7 +83,7 @@ def test_what_is_quantised_is_not_saved(model, tmp_path):
 
 
 def test_an_unknown_kind_is_named(model):
-    with pytest.raises(ValueError, match="quantize is 'fp8'; it must be one of int8, nf4"):
+    with pytest.raises(ValueError, match="kind is 'fp8'; it must be one of int8, nf4"):
         quantize_linears(model.blocks, "fp8")
 
 

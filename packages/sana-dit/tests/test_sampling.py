@@ -174,7 +174,8 @@ def test_scm_asks_for_times_between_zero_and_one() -> None:
         times.append(t[0].item())
         return curved(x, t)
 
-    scm(recording, seeded_noise([0], SHAPE), steps=2, generators=seeded_generators([0]))
+    generators = seeded_generators([0])
+    scm(recording, draw_noise(generators, SHAPE), steps=2, generators=generators)
     assert times == pytest.approx([1.0, math.tan(1.3) / (1 + math.tan(1.3))], abs=1e-5)
 
 
@@ -190,6 +191,13 @@ def test_a_seed_names_an_image_whatever_its_company() -> None:
 def test_scm_needs_a_generator_for_each_sample() -> None:
     with pytest.raises(ValueError, match="1 generators for 2 samples"):
         scm(curved, seeded_noise([0, 1], SHAPE), steps=2, generators=seeded_generators([0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scm_refuses_generators_that_draw_the_starting_noise_again(dtype: torch.dtype) -> None:
+    noise = torch.cat([torch.randn(1, *SHAPE), seeded_noise([1], SHAPE)]).to(dtype)
+    with pytest.raises(ValueError, match="draw the starting noise again: noise = draw_noise"):
+        scm(curved, noise, steps=2, generators=seeded_generators([0, 1]))
 
 
 def test_seeded_noise_is_torchs_noise_for_each_seed() -> None:

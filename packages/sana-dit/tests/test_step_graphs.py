@@ -41,13 +41,15 @@ def model(tiny_config):
 
 
 @pytest.fixture
-def recorder():
-    return Recorder()
+def recorder(monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setattr("sana_dit.step_graphs.record_cuda_graph", recorder)
+    return recorder
 
 
 @pytest.fixture
 def graphs(model, recorder):
-    return StepGraphs(model, record=recorder)
+    return StepGraphs(model)
 
 
 def captions(tokens, seed=1, device="cpu"):
@@ -88,7 +90,7 @@ def test_each_shape_has_its_own_graph(model, graphs, recorder):
 
 
 def test_the_graph_that_was_not_used_for_longest_goes_first(model, recorder):
-    graphs = StepGraphs(model, limit=2, record=recorder)
+    graphs = StepGraphs(model, limit=2)
     for side in (4, 6, 4, 8):  # 8 drives out 6
         draw(model, graphs, side=side)
     assert (recorder.recordings, len(graphs)) == (3, 2)
@@ -144,11 +146,12 @@ def test_a_large_batch_is_not_recorded(model, graphs, recorder, monkeypatch):
     assert recorder.recordings == 0
 
 
-def test_a_recording_that_fails_is_reported_once_and_the_model_runs_plainly(model):
+def test_a_recording_that_fails_is_reported_once_and_the_model_runs_plainly(model, monkeypatch):
     def fail(function):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    graphs = StepGraphs(model, record=fail)
+    monkeypatch.setattr("sana_dit.step_graphs.record_cuda_graph", fail)
+    graphs = StepGraphs(model)
     with pytest.warns(UserWarning, match="could not be recorded: operation not permitted when stream is capturing$"):
         assert torch.equal(draw(model, graphs), draw(model, None))
     assert torch.equal(draw(model, graphs, side=4), draw(model, None, side=4))
@@ -206,7 +209,7 @@ def test_a_cuda_graph_follows_weights_that_moved(on_gpu):
 
 
 @gpu
-def test_a_step_that_waits_for_the_gpu_is_run_plainly(on_gpu):
+def test_a_step_that_waits_for_the_gpu_is_run_plainly_and_leaves_nothing_open(on_gpu):
     model, graphs = on_gpu, StepGraphs(on_gpu)
     patch = model.patch.forward
     model.patch.forward = lambda x: patch(x) + 0 * x.sum().item()
@@ -214,6 +217,14 @@ def test_a_step_that_waits_for_the_gpu_is_run_plainly(on_gpu):
     with pytest.warns(UserWarning, match="runs without CUDA graphs"):
         torch.testing.assert_close(draw(model, graphs), plain)
     torch.testing.assert_close(draw(model, graphs, seed=2), draw(model, None, seed=2))
+    torch.manual_seed(3)
+    drawn = torch.rand(5, device="cuda")  # of a generator that a capture held would raise
+    torch.manual_seed(3)
+    assert torch.equal(torch.rand(5, device="cuda"), drawn)
+    model.patch.forward = patch
+    graphs = StepGraphs(model)
+    draw(model, graphs)
+    assert len(graphs) == 1
 
 
 @gpu

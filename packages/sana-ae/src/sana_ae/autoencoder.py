@@ -6,6 +6,7 @@ from sana_ae import tiling
 from sana_ae.config import DCAEConfig
 from sana_ae.decoder import Decoder
 from sana_ae.encoder import Encoder
+from sana_ae.norm import BatchNorm2d
 from sana_ae.pretrained import Pretrained
 
 
@@ -13,7 +14,8 @@ class DCAE(Pretrained):
     """Deep Compression Autoencoder.
 
     Images are (B, 3, H, W) in [-1, 1], H and W multiples of f = `config.compression`; latents are (B, C, H/f, W/f) and
-    unscaled: a diffusion model sees them times `config.scaling_factor`. Work is done channels-last whatever comes in.
+    unscaled: a diffusion model sees them times `config.scaling_factor`. Computation is channels-last whatever the
+    memory format of the input.
     """
 
     def __init__(self, config: DCAEConfig) -> None:
@@ -28,7 +30,8 @@ class DCAE(Pretrained):
 
         `channels` keeps only the first channels, where the model was trained for that (DC-AE 1.5, section 3.2). `tile`,
         in pixels per side, bounds memory; the result is the same up to rounding. Tiles that take longer than a second
-        show a progress bar. Raises ValueError on images, channels or tiles that do not fit the model.
+        show a progress bar. Raises ValueError on images, channels or tiles that do not fit the model, and where tiles
+        meet a batch norm that is training.
         """
         self._check(x, channels=self.config.in_channels, kind="images")
         f = self.config.compression
@@ -92,4 +95,7 @@ class DCAE(Pretrained):
             return False
         if tile < 1 or tile % self.config.compression:
             raise ValueError(f"tile is {tile} pixels; it has to be a multiple of {self.config.compression}.")
-        return tile < max(height, width)
+        needed = tile < max(height, width)
+        if needed and any(isinstance(module, BatchNorm2d) and module.training for module in self.modules()):
+            raise ValueError("tiles need batch norms in eval mode, or each is normalised by itself: call eval() first.")
+        return needed

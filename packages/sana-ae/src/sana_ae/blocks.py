@@ -33,7 +33,7 @@ class ResBlock(nn.Module):
 
 
 class GLUMBConv(nn.Module):
-    """x + norm(point(value * silu(gate))): an inverted bottleneck whose depthwise output gates itself."""
+    """x + norm(point(value * silu(gate))): an inverted bottleneck; one half of its depthwise output gates the other."""
 
     def __init__(self, channels: int, *, expand_ratio: int = 4) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from huggingface_hub import snapshot_download
@@ -46,11 +47,18 @@ def find_checkpoint(
     return CheckpointFiles(weights=weights, folder=root / prefix)
 
 
-def read_weights(files: CheckpointFiles, device: torch.device) -> dict[str, torch.Tensor]:
-    """Read all tensors of a checkpoint; raises ValueError where a file is damaged or holds more than tensors."""
+def read_weights(
+    files: CheckpointFiles, device: torch.device, dtype: torch.dtype | None = None
+) -> dict[str, torch.Tensor]:
+    """Read all tensors of a checkpoint; those in floating point become `dtype`, if it is given.
+
+    The device never holds a file in another precision than the one asked for. Raises ValueError where a file is damaged
+    or holds more than tensors.
+    """
     weights: dict[str, torch.Tensor] = {}
     for path in files.weights:
-        weights |= _read_safetensors(path, device) if path.suffix == ".safetensors" else _read_torch(path, device)
+        read = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        weights |= {name: x.to(device, dtype if x.is_floating_point() else None) for name, x in read.items()}
     return weights
 
 
@@ -74,7 +82,10 @@ _SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 def _fetcher(repo_or_dir: str, revision: str | None) -> _Fetch:
-    """What makes files that match some patterns present and tells their folder."""
+    """Returns a function that downloads the files matching some patterns and returns the folder they are in.
+
+    Of a local folder it downloads none.
+    """
     folder = Path(repo_or_dir)
     if folder.is_dir():
         return lambda patterns: folder
@@ -110,31 +121,31 @@ def _shards(index: Path) -> list[str]:
 
 
 def _find_single(fetch: _Fetch, prefix: str) -> tuple[Path, ...]:
-    """The only file of weights under any name, such as efficientvit's model.safetensors."""
-    patterns = tuple(f"*{suffix}" for suffix in _SUFFIXES)
-    folder = fetch([prefix + pattern for pattern in patterns]) / prefix
-    found = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    """The only file of weights: in a folder under any name, on the Hub under efficientvit's, model.safetensors."""
+    folder = fetch([f"{prefix}model{suffix}" for suffix in _SUFFIXES]) / prefix
+    found = sorted(path for suffix in _SUFFIXES for path in folder.glob(f"*{suffix}"))
     if len(found) > 1:
         names = [path.name for path in found]
         raise ValueError(f"{folder} holds {len(found)} files of weights, {names}: give the path of one of them.")
     if not found:
         raise FileNotFoundError(
             f"no autoencoder in {folder}: expected {WEIGHTS}.safetensors, shards with an index, or one .safetensors, "
-            ".pt or .pth file."
+            ".pt or .pth file. On the Hub such a file is found if it is called model: download one of another name and "
+            "give its path."
         )
     return tuple(found)
 
 
-def _read_safetensors(path: Path, device: torch.device) -> dict[str, torch.Tensor]:
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(path, device=str(device))
+        return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or not a safetensors file ({error}): {_remedy(path)}") from error
 
 
-def _read_torch(path: Path, device: torch.device) -> dict[str, torch.Tensor]:
+def _read_torch(path: Path) -> dict[str, torch.Tensor]:
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", mmap=is_zipfile(path), weights_only=True)  # older ones are no zip
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than tensors, and reading that could run foreign code: if you trust its source, export "

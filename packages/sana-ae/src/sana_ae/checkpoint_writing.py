@@ -91,6 +91,8 @@ def _move_into(staging: Path, directory: Path) -> None:
 
 
 def _sync(path: Path) -> None:
+    if os.name != "posix":
+        return  # Windows opens no folders and syncs nothing that is open for reading
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -17,7 +17,7 @@ class Decoder(nn.Module):
         super().__init__()
         widths = config.decoder_block_out_channels
         self.in_shortcut = config.decoder_in_shortcut
-        self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
+        self.conv_in = LeadingInputs(config.latent_channels, widths[-1], 3, padding=1)
         self.up_blocks = nn.ModuleList(_stage(config, index) for index in range(config.num_stages))
         self.norm_out = RMSNorm2d(widths[0] if config.decoder_layers_per_block[0] else widths[1])
         self.act = config.decoder_conv_act_fn
@@ -32,8 +32,7 @@ class Decoder(nn.Module):
 
     def from_latent(self, z: torch.Tensor) -> torch.Tensor:
         """Project z (B, C, h, w) to the width of the last stage."""
-        weight = self.conv_in.weight[:, : z.shape[1]]
-        x = F.conv2d(z, weight, self.conv_in.bias, padding=1)  # (B, Ck, h, w)
+        x: torch.Tensor = self.conv_in(z)  # (B, Ck, h, w)
         return x + duplicate_channels(z, x.shape[1]).to(x.dtype) if self.in_shortcut else x
 
     def to_image(self, x: torch.Tensor) -> torch.Tensor:
@@ -41,6 +40,14 @@ class Decoder(nn.Module):
         x = self.norm_out(x, act=self.act)
         image: torch.Tensor = self.conv_out(x)
         return image
+
+
+class LeadingInputs(nn.Conv2d):
+    """A 3x3 convolution whose last input channels may be missing, and then count as zero."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Bring x (B, C, h, w), C at most all channels, to (B, C', h, w)."""
+        return F.conv2d(x, self.weight[:, : x.shape[1]], self.bias, padding=1)
 
 
 def _last_convolution(config: DCAEConfig) -> nn.Module:

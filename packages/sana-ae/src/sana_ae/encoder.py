@@ -18,7 +18,7 @@ class Encoder(nn.Module):
         self.out_shortcut = config.encoder_out_shortcut
         self.conv_in = _first_convolution(config)
         self.down_blocks = nn.ModuleList(_stage(config, index) for index in range(config.num_stages))
-        self.conv_out = nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1)
+        self.conv_out = LeadingOutputs(widths[-1], config.latent_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor, *, channels: int | None = None) -> torch.Tensor:
         """Encode x; `channels` keeps only the first ones of the latent (DC-AE 1.5)."""
@@ -29,10 +29,17 @@ class Encoder(nn.Module):
 
     def to_latent(self, x: torch.Tensor, *, channels: int | None = None) -> torch.Tensor:
         """Project the last stage's x (B, Ck, h, w) to the latent (B, C, h, w)."""
-        weight, bias = self.conv_out.weight[:channels], self.conv_out.bias
-        assert bias is not None
-        z = F.conv2d(x, weight, bias[:channels], padding=1)  # (B, C, h, w)
+        z: torch.Tensor = self.conv_out(x, channels=channels)  # (B, C, h, w)
         return z + average_channels(x, z.shape[1]) if self.out_shortcut else z
+
+
+class LeadingOutputs(nn.Conv2d):
+    """A 3x3 convolution that can leave its last output channels out."""
+
+    def forward(self, x: torch.Tensor, *, channels: int | None = None) -> torch.Tensor:
+        """Bring x (B, C, h, w) to (B, channels, h, w), all of them where `channels` is None."""
+        assert self.bias is not None
+        return F.conv2d(x, self.weight[:channels], self.bias[:channels], padding=1)
 
 
 def _first_convolution(config: DCAEConfig) -> nn.Module:

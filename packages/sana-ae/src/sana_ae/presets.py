@@ -79,7 +79,8 @@ DC_AE_F64C128 = DC_AE_F64C128_MIX
 """The f64c128 shape with the scale of the general-purpose (mix) checkpoint."""
 
 DC_AE_F128C512 = _imagenet(512, (*_WIDTHS, 2048, 2048), scaling_factor=1.0)
-"""dc-ae-f128c512-in-1.0 and -mix-1.0; their latent scale is in their `config.json`, 1.0 here stands for unknown."""
+"""dc-ae-f128c512-in-1.0 and -mix-1.0; their latent scale is in the `config.json` of diffusers' files; 1.0 here
+stands for unknown, of which loading warns."""
 
 
 def _all_convolutional(widths: tuple[int, ...]) -> DCAEConfig:
@@ -105,7 +106,7 @@ def _all_convolutional(widths: tuple[int, ...]) -> DCAEConfig:
 
 
 DC_AE_1_5_F32C128 = _all_convolutional(_WIDTHS)
-"""dc-ae-1.5-f32c128: 16 to 128 latent channels from one model; no latent scale is known, 1.0 stands for that."""
+"""dc-ae-1.5-f32c128: 16 to 128 latent channels from one model; no latent scale is known, 1.0 as above."""
 
 DC_AE_1_5_F64C128 = _all_convolutional((*_WIDTHS, 1024))
 """dc-ae-1.5-f64c128; scale as above."""

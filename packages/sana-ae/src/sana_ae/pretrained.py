@@ -1,6 +1,7 @@
 """Loading, saving and publishing an autoencoder in diffusers' files, and loading efficientvit's."""
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
@@ -46,13 +47,13 @@ class Pretrained(nn.Module):
         file is damaged, holds more than tensors, or does not fit the configuration.
         """
         files = find_checkpoint(repo_dir_or_file, subfolder=subfolder, revision=revision, dtype=dtype)
-        tensors = to_ours(read_weights(files, torch.device(device or "cpu")))
+        tensors = to_ours(read_weights(files, torch.device(device or "cpu"), dtype))
         with torch.device("meta"):
             model = cls(_read_config(files, tensors, cls))
         if mismatch := _mismatch(tensors, model.state_dict()):
             raise ValueError(f"{files.weights[0]} does not fit its configuration: {mismatch}.")
         model.load_state_dict(tensors, assign=True)
-        return model.to(dtype).eval() if dtype else model.eval()
+        return model.eval()
 
     def save_pretrained(self, directory: str | PathLike[str], *, layout: Literal["diffusers"] = "diffusers") -> None:
         """Write the autoencoder into a folder that diffusers loads too; in an existing folder, file by file."""
@@ -61,14 +62,7 @@ class Pretrained(nn.Module):
         with replacing_files(Path(directory)) as folder:
             write_checkpoint(folder, to_diffusers(self.state_dict()), self.config)
 
-    def push_to_hub(
-        self,
-        repo: str,
-        *,
-        private: bool = False,
-        token: str | None = None,
-        commit_message: str = "Upload with sana-ae",
-    ) -> str:
+    def push_to_hub(self, repo: str, *, private: bool = False, token: str | None = None) -> str:
         """Publish the autoencoder as owner/name on the Hub, with a card where it has none; returns the URL."""
         api = HfApi(token=token)
         api.create_repo(repo, private=private, exist_ok=True)
@@ -78,7 +72,7 @@ class Pretrained(nn.Module):
             if not api.file_exists(repo, "README.md"):
                 card = model_card(repo, self.config, sum(parameter.numel() for parameter in self.parameters()))
                 (folder / "README.md").write_text(card, encoding="utf-8")
-            commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=commit_message)
+            commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload with sana-ae")
         return str(commit.commit_url)
 
 
@@ -86,11 +80,11 @@ def _read_config(files: CheckpointFiles, tensors: Tensors, kind: type[Pretrained
     path = files.folder / CONFIG
     fields = read_json(path)
     if not fields:
-        return _infer_config(tensors, files.weights[0], kind)
+        return _published(_infer_name(tensors, files.weights[0], kind))
     if name := fields.get("model_name"):  # efficientvit's
         if name not in PUBLISHED:
             raise ValueError(f"{path} names {name!r}; known are {sorted(PUBLISHED)}.")
-        return PUBLISHED[name]
+        return _published(name)
     try:
         config = DCAEConfig.from_dict(fields)
         # Every published model without shortcuts at its latent is a DC-AE 1.5.
@@ -101,25 +95,36 @@ def _read_config(files: CheckpointFiles, tensors: Tensors, kind: type[Pretrained
         raise ValueError(f"{path}: {error}") from error
 
 
-def _infer_config(tensors: Tensors, path: Path, kind: type[Pretrained]) -> DCAEConfig:
-    """The published configuration with these shapes; where several differ in scale only, that in the file's name."""
+def _published(name: str) -> DCAEConfig:
+    config = PUBLISHED[name]
+    if config.scaling_factor == 1.0:
+        warnings.warn(
+            f"the latent scale of {name} is not known and 1.0 here: set it with "
+            "ae.config = dataclasses.replace(ae.config, scaling_factor=...)",
+            stacklevel=4,  # where from_pretrained is called
+        )
+    return config
+
+
+def _infer_name(tensors: Tensors, path: Path, kind: type[Pretrained]) -> str:
+    """The published checkpoint of these shapes; where several differ in scale only, the one in the file's name."""
     with torch.device("meta"):
         fitting = {
             name: config for name, config in PUBLISHED.items() if not _mismatch(tensors, kind(config).state_dict())
         }
-    named = {name: config for name, config in fitting.items() if name in path.name}
-    configs = list((named or fitting).values())
-    if not configs:
+    choices = {name: config for name, config in fitting.items() if name in path.name} or fitting
+    if not choices:
         raise ValueError(
             f"{path} has no {CONFIG} beside it and the shapes of no published autoencoder {sorted(PUBLISHED)}: put its "
             f"{CONFIG} beside it."
         )
-    if any(config != configs[0] for config in configs):
+    first, *others = choices
+    if any(choices[name] != choices[first] for name in others):
         raise ValueError(
             f"{path} could be any of {sorted(fitting)}, whose latents differ in scale: put its {CONFIG} beside it, or "
             "name the file after it."
         )
-    return configs[0]
+    return first
 
 
 def _mismatch(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str:

@@ -34,15 +34,25 @@ class Upsample(nn.Module):
         super().__init__()
         self.interpolate = kind == "interpolate"
         self.shortcut = shortcut
-        self.conv = nn.Conv2d(in_channels, out_channels if self.interpolate else 4 * out_channels, 3, padding=1)
+        if self.interpolate:
+            self.conv: nn.Conv2d = NearestConv2d(in_channels, out_channels, 3, padding=1)
+        else:
+            self.conv = nn.Conv2d(in_channels, 4 * out_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Bring x (B, C, H, W) to (B, C', 2H, 2W)."""
-        if self.interpolate:
-            h = nearest_then_convolve(x, self.conv.weight, self.conv.bias)  # (B, C', 2H, 2W)
-        else:
-            h = pixel_shuffle(self.conv(x))  # (B, C', 2H, 2W)
+        h: torch.Tensor = self.conv(x)
+        if not self.interpolate:
+            h = pixel_shuffle(h)  # (B, C', 2H, 2W)
         return h.add_(channel_to_space(x, h.shape[1])) if self.shortcut else h
+
+
+class NearestConv2d(nn.Conv2d):
+    """A 3x3 convolution of the image that nearest-neighbour upsampling makes of its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Bring x (B, C, H, W) to (B, C', 2H, 2W)."""
+        return nearest_then_convolve(x, self.weight, self.bias)
 
 
 def nearest_then_convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -19,8 +19,9 @@ _OF_VARIANTS = ("controlnet", "set_pag_applied_layers")  # what only pipelines w
 def accelerate_diffusers(pipeline: Pipeline) -> Pipeline:
     """Puts our transformer inside a diffusers SanaPipeline or SanaSprintPipeline, in place: the images stay the same.
 
-    The weights are shared, not copied. Load or fuse LoRAs before, and switch model offloading or compilation on
-    after; saving the pipeline is left to the original one. A second call changes nothing. Returns the pipeline.
+    The weights are shared, not copied. Fuse and unload LoRAs before, or use `load_lora(pipe.transformer.model, ...)`
+    after. Save the pipeline before: diffusers' `save_pretrained` writes an accelerated one without its transformer.
+    Switch offloading or compilation on after. A second call changes nothing. Returns the pipeline.
 
     Raises:
         ValueError: The pipeline's transformer is not Sana's, is offloaded, or has layers that Sana's has not.
@@ -79,15 +80,12 @@ class DiffusersTransformer(nn.Module):
         controlnet_block_samples: tuple[Tensor, ...] | None = None,
         return_dict: bool = True,
     ) -> TransformerOutput | tuple[Tensor]:
-        """Maps latents (B, C, h, w), captions (B, L, D), timestep (B,) and a mask (B, L) to a velocity (B, C, h, w).
+        """Maps latents (B, C, h, w), captions (B, L, C), timestep (B,) and a mask (B, L) to a velocity (B, C, h, w).
 
         Raises:
             ValueError: attention_mask, attention_kwargs or controlnet_block_samples are given, for which there is
-                nothing here to act on, or the weights are offloaded layer by layer.
+                nothing here to act on.
         """
-        if self.model.final.proj.weight.is_meta:
-            # The depthwise kernels are not read through their module, whose hook would bring them back.
-            raise ValueError("sequential offloading is not supported: use enable_model_cpu_offload")
         given = {
             "attention_mask": attention_mask is not None,
             "attention_kwargs": bool(attention_kwargs),

@@ -1,16 +1,14 @@
 """The folders of a caption encoder: where a text encoder and its tokenizer lie, and how they are written."""
 
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
-from sana_dit.checkpoint_reading import FACTS, read_json
+from sana_dit.checkpoint_reading import FACTS, Fetch, fetcher, read_json
 from sana_dit.checkpoint_writing import replacing_files, write_json
 from sana_dit.config import Compat
 
@@ -48,7 +46,7 @@ def find_caption_files(
     The text encoder is in text_encoder/ or in the folder itself, the tokenizer in tokenizer/, beside the text
     encoder, or in tokenizer/ next to its folder. Raises FileNotFoundError where one is missing.
     """
-    fetch = _fetcher(repo_or_dir, revision)
+    fetch = fetcher(repo_or_dir, revision)
     root = fetch(_METADATA)
     folder = root / subfolder if subfolder else root
     text_encoder = _first(
@@ -85,6 +83,8 @@ def load_text_encoder(files: CaptionFiles, dtype: torch.dtype | None) -> "PreTra
             output_loading_info=True,
             **{dtype_name: dtype or "auto"},
         )
+    except torch.OutOfMemoryError:  # a RuntimeError, and not the files' fault
+        raise
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"the text encoder in {files.text_encoder} is damaged ({error}): download it again") from error
     if missing := sorted(found["missing_keys"]):
@@ -97,13 +97,18 @@ def load_text_encoder(files: CaptionFiles, dtype: torch.dtype | None) -> "PreTra
 
 
 def load_tokenizer(files: CaptionFiles) -> "PreTrainedTokenizerBase":
-    """Loads the tokenizer; raises ValueError where its files are damaged."""
+    """Loads the tokenizer; raises ValueError where it cannot, and ImportError where a package is missing."""
     try:
         tokenizer: PreTrainedTokenizerBase = import_transformers().AutoTokenizer.from_pretrained(
             files.tokenizer, trust_remote_code=False
         )
+    except ImportError:
+        raise
     except Exception as error:  # tokenizers raises bare Exceptions
-        raise ValueError(f"the tokenizer in {files.tokenizer} is damaged ({error}): download it again") from error
+        raise ValueError(
+            f"the tokenizer in {files.tokenizer} could not be loaded ({error}): if its files are complete, check "
+            "transformers and sentencepiece"
+        ) from error
     return tokenizer
 
 
@@ -147,18 +152,6 @@ _METADATA = [
 ]
 _VARIANTS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 _WEIGHTS = re.compile(r"model(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
-
-Fetch = Callable[[list[str]], Path]
-
-
-def _fetcher(repo_or_dir: str | Path, revision: str | None) -> Fetch:
-    folder = Path(repo_or_dir)
-    if folder.is_dir():
-        return lambda patterns: folder
-    repo = str(repo_or_dir)
-    if isinstance(repo_or_dir, Path) or repo.startswith(("/", ".", "~")) or repo.count("/") > 1:
-        raise FileNotFoundError(f"{repo} is not a folder; give one, or the id of a Hub repository (owner/name)")
-    return lambda patterns: Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
 
 
 def _first(folders: list[Path], names: list[str], problem: str) -> Path:

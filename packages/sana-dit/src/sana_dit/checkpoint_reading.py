@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from huggingface_hub import snapshot_download
@@ -23,7 +24,12 @@ WEIGHTS = "diffusion_pytorch_model"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointFiles:
-    """Files on this machine: the weights, and the folder whose config.json, sana.json and sana.safetensors count."""
+    """Files on this machine.
+
+    Attributes:
+        weights: The file or files of the weights.
+        folder: The folder whose config.json, sana.json and sana.safetensors describe them.
+    """
 
     weights: tuple[Path, ...]
     folder: Path
@@ -51,26 +57,29 @@ def find_checkpoint(
     return CheckpointFiles(weights=weights, folder=root / prefix)
 
 
-def read_weights(paths: tuple[Path, ...], device: torch.device) -> dict[str, Tensor]:
-    """Reads all files into one dictionary of tensors.
+def read_weights(paths: tuple[Path, ...], device: torch.device, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Reads all files into one dictionary of tensors of `dtype`, or of the files' own.
+
+    The device never holds a file in another precision than the one asked for.
 
     Raises:
         ValueError: A file is damaged, or holds more than tensors.
     """
     weights: dict[str, Tensor] = {}
     for path in paths:
-        weights |= read_safetensors(path, device) if path.suffix == ".safetensors" else _read_pth(path, device)
+        read = read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
+        weights |= {name: weight.to(device, dtype) for name, weight in read.items()}
     return weights
 
 
-def read_safetensors(path: Path, device: torch.device) -> dict[str, Tensor]:
-    """Reads a .safetensors file.
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Reads a .safetensors file into CPU memory.
 
     Raises:
         ValueError: The file is damaged.
     """
     try:
-        return load_file(path, device=str(device))
+        return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or no safetensors file ({error}): {_remedy(path)}") from error
 
@@ -92,13 +101,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return fields
 
 
-_Fetch = Callable[[list[str]], Path]
+Fetch = Callable[[list[str]], Path]
 _VARIANTS = {torch.bfloat16: ".bf16", torch.float16: ".fp16"}
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
-def fetcher(repo_or_dir: str | PathLike[str], revision: str | None) -> _Fetch:
-    """Returns what makes files that match some patterns present and tells their folder.
+def fetcher(repo_or_dir: str | PathLike[str], revision: str | None) -> Fetch:
+    """Returns a function that downloads the files matching some patterns and returns the folder they are in.
+
+    Of a local folder it downloads none.
 
     Raises:
         FileNotFoundError: It is neither a folder nor the name of a Hub repository.
@@ -114,7 +125,7 @@ def fetcher(repo_or_dir: str | PathLike[str], revision: str | None) -> _Fetch:
     return lambda patterns: Path(snapshot_download(repo_or_dir, revision=revision, allow_patterns=patterns))
 
 
-def _find_diffusers(fetch: _Fetch, folder: Path, prefix: str, dtype: torch.dtype | None) -> tuple[Path, ...]:
+def _find_diffusers(fetch: Fetch, folder: Path, prefix: str, dtype: torch.dtype | None) -> tuple[Path, ...]:
     wanted = _VARIANTS.get(dtype, "") if dtype else ""
     for variant in dict.fromkeys([wanted, "", *_VARIANTS.values()]):
         index = folder / f"{WEIGHTS}.safetensors.index{variant}.json"
@@ -139,9 +150,9 @@ def _shards(index: Path) -> list[str]:
     return names
 
 
-def _find_single(fetch: _Fetch, prefix: str) -> tuple[Path, ...]:
-    """Finds the only file of weights under any name, such as NVlabs' checkpoints/*.pth."""
-    folder = fetch([f"{prefix}checkpoints/*.pth"]) / prefix
+def _find_single(fetch: Fetch, prefix: str) -> tuple[Path, ...]:
+    """Finds the only file of weights: in a folder under any name, on the Hub under those that are usual."""
+    folder = fetch([prefix + name for name in ("checkpoints/*.pth", "model.pth", "model.safetensors")]) / prefix
     patterns = ("*.safetensors", "*.pth", "checkpoints/*.pth")
     found = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.name != EXTRAS)
     if len(found) > 1:
@@ -150,14 +161,15 @@ def _find_single(fetch: _Fetch, prefix: str) -> tuple[Path, ...]:
     if not found:
         raise FileNotFoundError(
             f"no transformer in {folder}: expected {WEIGHTS}.safetensors, shards with an index, or one "
-            ".safetensors or .pth file"
+            ".safetensors or .pth file. On the Hub such a file is found as model.safetensors, model.pth or "
+            "checkpoints/*.pth: download one of another name and give its path"
         )
     return tuple(found)
 
 
-def _read_pth(path: Path, device: torch.device) -> dict[str, Tensor]:
+def _read_pth(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", mmap=is_zipfile(path), weights_only=True)  # older ones are no zip
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than tensors, and reading that could run foreign code: if you trust its source, "

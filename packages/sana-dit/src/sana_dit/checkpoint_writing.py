@@ -81,7 +81,7 @@ model = SanaTransformer.from_pretrained("{repo}")
 
 def _move_into(staging: Path, directory: Path) -> None:
     new = {path.name for path in staging.iterdir()}
-    # The configuration last, so that a depth never comes before its weights.
+    # The configuration last, so that it never describes weights that are still to come.
     for name in sorted(new, key=lambda name: (name in (CONFIG, FACTS), name)):
         os.replace(staging / name, directory / name)
     for pattern in _STALE:

@@ -58,7 +58,7 @@ def from_diffusers_config(fields: Mapping[str, Any]) -> SanaConfig:
     """Returns the configuration that config.json describes.
 
     Raises:
-        ValueError: It describes another class, or a transformer that Sana's are not.
+        ValueError: It describes another class, or options that no Sana transformer has.
     """
     if fields.get("_class_name", CLASS_NAME) != CLASS_NAME:
         raise ValueError(f"describes a {fields['_class_name']}; it must be a {CLASS_NAME}")

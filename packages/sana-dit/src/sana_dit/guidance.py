@@ -57,8 +57,8 @@ class GuidedVelocity:
     """`(x (B,C,h,w) fp32, t (B,)) -> v (B,C,h,w)` in fp32, as `guided_velocity` makes it.
 
     Captions are read once, at the first evaluation, and a sampler's timesteps all at once: see
-    `SanaTransformer.prepare`. A model that must be called as a whole is: one that was compiled so, or that has forward
-    hooks somewhere, which FSDP and offloading are too.
+    `SanaTransformer.prepare`. A model that was compiled as a whole, or has forward hooks (FSDP and offloading set
+    them), is called through its forward.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class GuidedVelocity:
         return self._model.time(self._scaled(t), self._guidance(len(t)))
 
     def _scaled(self, t: Tensor) -> Tensor:
-        # Of Sprint t is sigma, which timestep_scale spares.
+        # A Sprint model takes sigma itself; timestep_scale does not apply.
         return t if self._model.config.guidance_embeds else t * self._model.config.timestep_scale
 
     def _guidance(self, count: int) -> Tensor | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sana_dit.cpu_linear import linear
+from sana_dit.ops import gated_depthwise
 
 
 class Linear(nn.Linear):
@@ -37,27 +38,28 @@ class Linear(nn.Linear):
             nn.init.zeros_(self.bias)
 
 
-class ConvLinear(nn.Linear):
-    """A 1x1 convolution on tokens: `nn.Linear` that starts as PyTorch starts a convolution."""
-
-    __call__: Callable[..., Tensor]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (..., in_features) to (..., out_features)."""
-        return linear(x, self.weight, self.bias)
+class ConvLinear(Linear):
+    """A 1x1 convolution on tokens: `Linear` that starts as PyTorch starts a convolution."""
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Draws weights and bias anew, uniform within 1/sqrt(fan in)."""
         _reset_convolution(self.weight, self.bias, generator)
 
 
-class DepthwiseConv(nn.Conv2d):
-    """The weights of a 3x3 depthwise convolution; `gated_depthwise` applies them."""
+class DepthwiseConv(nn.Module):
+    """A 3x3 depthwise convolution on tokens, between the SiLU before it and the gate after it."""
 
-    bias: nn.Parameter
+    __call__: Callable[..., Tensor]
 
     def __init__(self, channels: int):
-        super().__init__(channels, channels, 3, padding=1, groups=channels)
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, 3, 3))
+        self.bias = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def forward(self, u: Tensor, *, height: int, width: int) -> Tensor:
+        """Maps (B, N, 2F) on a grid of height x width tokens to (B, N, F)."""
+        return gated_depthwise(u, self.weight, self.bias, height=height, width=width)
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Draws weights and bias anew, uniform within 1/sqrt(fan in)."""

@@ -37,7 +37,8 @@ def load_lora(
         repo_dir_or_file: A .safetensors file, or a folder or Hub repository that holds one.
         scale: Strength, times the adapter's own alpha / rank.
         name: What to call it; None is the source itself, such as owner/name, with the file where one is named.
-        file: Name of the file in the folder or repository; None is diffusers' or PEFT's usual one, or the only one.
+        file: Name of the file in the folder or repository; None is diffusers' or PEFT's usual one or, in a local
+            folder, the only one.
         revision: Branch, tag or commit on the Hub.
 
     Raises:
@@ -79,7 +80,10 @@ def fuse_lora(model: SanaTransformer) -> None:
 
 
 def unfuse_lora(model: SanaTransformer) -> None:
-    """Takes the adapters out of the weights, which are then what they were, and computes them beside; else nothing."""
+    """Takes fused adapters out of the weights, bit for bit, and computes them beside the weights again.
+
+    Does nothing if none is fused.
+    """
     for layer in _adapted(model):
         unfuse(layer)
     model.adapters = dict(model.adapters)

@@ -8,7 +8,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -67,7 +66,7 @@ def read_lora(path: Path, layers: Mapping[str, nn.Linear]) -> dict[str, LowRank]
         ValueError: The file is damaged, or does not fit: names what is unknown, incomplete, of another shape or not
             finite. Or it is more than a LoRA, such as a DoRA.
     """
-    tensors, config = read_safetensors(path, torch.device("cpu")), _read_config(path)
+    tensors, config = read_safetensors(path), _read_config(path)
     _check_kind(path, config)
     names = {name: name for name in layers} | {name.replace(".", "_"): name for name in layers}
     parts: dict[str, dict[str, Tensor]] = {}

@@ -1,7 +1,7 @@
 """Low-rank additions to a linear layer: y = x Wᵀ + b + (x Aᵀ) Bᵀ (LoRA, arXiv:2106.09685, section 4.1)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,10 @@ class AdaptedLinear(nn.Linear):
         y = super().forward(x)
         return y if self.original is not None else y + F.linear(F.linear(x, self.down), self.up)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickle finds classes by their names, and this one is made at run time.
+        return _empty, (_kind(self),), self.__dict__
+
 
 def additions(linear: nn.Linear) -> dict[str, LowRank]:
     """Returns the additions of a layer by name, in the order in which they came."""
@@ -56,7 +60,7 @@ def set_additions(linear: nn.Linear, wanted: dict[str, LowRank]) -> None:
     adapted = isinstance(linear, AdaptedLinear)
     if not wanted and adapted:
         del linear.down, linear.up, linear.ranks, linear.original
-        linear.__class__ = type(linear).__mro__[2]
+        linear.__class__ = _kind(linear)
     if not wanted:
         return
     down, up = torch.cat([w.down for w in wanted.values()]), torch.cat([w.up for w in wanted.values()], dim=1)
@@ -93,3 +97,12 @@ _ADAPTED: dict[type[nn.Linear], type[AdaptedLinear]] = {}
 
 def _adapted(kind: type[nn.Linear]) -> type[AdaptedLinear]:
     return _ADAPTED.setdefault(kind, type(f"Adapted{kind.__name__}", (AdaptedLinear, kind), {}))
+
+
+def _kind(linear: nn.Linear) -> type[nn.Linear]:
+    return type(linear).__mro__[2]  # after the adapted class and AdaptedLinear
+
+
+def _empty(kind: type[nn.Linear]) -> AdaptedLinear:
+    adapted = _adapted(kind)
+    return adapted.__new__(adapted)

@@ -4,7 +4,6 @@ from torch import Generator, Tensor, nn
 
 from sana_dit.config import SanaConfig
 from sana_dit.initialization import ConvLinear, DepthwiseConv
-from sana_dit.ops import gated_depthwise
 
 
 class GLUMBConv(nn.Module):
@@ -24,8 +23,6 @@ class GLUMBConv(nn.Module):
 
     def forward(self, x: Tensor, *, height: int, width: int) -> Tensor:
         """Maps (B, N, D) on a grid of height x width tokens to (B, N, D)."""
-        # Nested, so that the op can free its input: 2F channels are the largest activations of the model.
-        x = gated_depthwise(
-            self.inverted(x), self.depthwise.weight, self.depthwise.bias, height=height, width=width
-        )  # (B, N, F)
+        x = self.inverted(x)  # (B, N, 2F)
+        x = self.depthwise(x, height=height, width=width)  # (B, N, F)
         return self.point(x)  # (B, N, D)

@@ -20,7 +20,6 @@ from sana_dit.checkpoint_reading import (
     CheckpointFiles,
     find_checkpoint,
     read_json,
-    read_safetensors,
     read_weights,
 )
 from sana_dit.checkpoint_writing import model_card, replacing_files, write_json, write_shards
@@ -79,7 +78,7 @@ class Pretrained(nn.Module):
             raise ValueError(f"compat is {compat!r}; it must be one of {get_args(Compat)}, or None")
         files = find_checkpoint(repo_dir_or_file, subfolder=subfolder, revision=revision, dtype=dtype)
         device = torch.device(device or "cpu")
-        weights = read_weights(files.weights, device)
+        weights = read_weights(files.weights, device, dtype)
         with _about(files.weights[0]):
             checkpoint = read_names(weights)
         config = _config(files, checkpoint, compat)
@@ -90,14 +89,14 @@ class Pretrained(nn.Module):
         model.load_state_dict(checkpoint.weights, assign=True)
         model.null_caption = checkpoint.null_caption
         if (files.folder / EXTRAS).is_file():
-            model.null_caption = read_safetensors(files.folder / EXTRAS, device).get(_NULL_CAPTION)
+            model.null_caption = read_weights((files.folder / EXTRAS,), device, dtype).get(_NULL_CAPTION)
         null, channels = model.null_caption, config.caption_channels
         if null is not None and (null.ndim != 2 or null.shape[1] != channels):
             raise ValueError(
                 f"{files.folder} has a null caption of shape {tuple(null.shape)}; it must be (L, {channels}): "
                 "download it again"
             )
-        return model.to(dtype).eval() if dtype else model.eval()
+        return model.eval()
 
     def save_pretrained(self, directory: str | PathLike[str], *, layout: Layout = "diffusers") -> None:
         """Writes the transformer into a folder that diffusers loads too, or as NVlabs' model.pth.

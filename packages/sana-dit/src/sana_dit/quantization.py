@@ -20,7 +20,8 @@ def quantize_linears(module: nn.Module, kind: Quantization, *, device: torch.dev
 
     Args:
         module: Holds the layers, best still on the CPU: they are quantised one by one.
-        kind: "int8", or "nf4" in blocks of 64 or 32 weights; layers of odd width, no multiple of 32, are left then.
+        kind: "int8" or "nf4". "nf4" (blocks of 64 or 32 weights) leaves layers alone whose sides are not multiples of
+            32.
         device: None leaves the module where it is.
 
     Raises:
@@ -28,17 +29,17 @@ def quantize_linears(module: nn.Module, kind: Quantization, *, device: torch.dev
         ValueError: There is no such kind, or a layer has LoRA additions.
     """
     if kind not in get_args(Quantization):
-        raise ValueError(f"quantize is {kind!r}; it must be one of {', '.join(get_args(Quantization))}")
+        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(get_args(Quantization))}")
     try:
         import bitsandbytes
     except ImportError as error:
-        raise ImportError("quantize needs bitsandbytes: pip install 'sana-dit[bnb]'") from error
+        raise ImportError("quantize_linears needs bitsandbytes: pip install 'sana-dit[bnb]'") from error
     adapted = [name for name, child in module.named_modules() if isinstance(child, AdaptedLinear)]
     if adapted:
         raise ValueError(
             f"{len(adapted)} layers have LoRA additions, such as {adapted[0]}: quantise first, load_lora then"
         )
-    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_news)
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_not_about_casts)
     quantized = bitsandbytes.nn.Linear8bitLt, bitsandbytes.nn.Linear4bit
     for parent in list(module.modules()):
         for name, child in parent.named_children():
@@ -58,8 +59,8 @@ def check_unquantized(module: nn.Module) -> None:
         raise ValueError(f"{len(names)} weights are quantised, such as {names[0]}: save the model they were made of")
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    # Of every product in bfloat16 bitsandbytes says that it is cast.
+def _is_not_about_casts(record: logging.LogRecord) -> bool:
+    # bitsandbytes logs a line about the cast on every bfloat16 product.
     return "inputs will be cast" not in record.getMessage()
 
 

@@ -119,15 +119,15 @@ def scm(
     """Samples a Sprint model: predicts x0, adds fresh noise of the next, smaller level, and repeats.
 
     noise (B,C,h,w) of unit variance -> latents (B,C,h,w) fp32. The velocity is asked at sigma in [0, 1], which is
-    the timestep of Sprint models. generators are the B that drew noise (`seeded_generators`): each sample goes on
-    drawing from its own, once a step. Raises ValueError if their number is not B.
+    the timestep of Sprint models. generators are the B that drew noise (`draw_noise`): each sample goes on drawing
+    from its own, once a step. Raises ValueError if their number is not B, or if they draw noise once more.
     Source: SANA-Sprint, section 3, which maps sCM's circle (cos t, sin t) onto the flow.
     """
     _check_steps(steps)
     if len(generators) != len(noise):
         raise ValueError(
             f"{len(generators)} generators for {len(noise)} samples, but each sample needs its own: "
-            "pass the list that drew the noise (seeded_generators(seeds))"
+            "pass the list given to draw_noise"
         )
     angles = _scm_angles(steps)
     # (cos t) x0 + (sin t) noise, divided by cos t + sin t, is the flow's (1 - sigma) x0 + sigma noise.
@@ -142,6 +142,11 @@ def scm(
             on_step(i, x0)
         # Drawn after the last step too, times sin 0: then a generator ends where diffusers leaves it.
         fresh = draw_noise(generators, noise.shape[1:]).to(x.device)
+        if i == 0 and (fresh.to(noise.dtype) == noise).flatten(1).all(1).any():
+            raise ValueError(
+                "the generators draw the starting noise again: noise = draw_noise(generators, shape), and then "
+                "scm(..., generators=generators) with the same list"
+            )
         x = lower.cos().item() * x0 + lower.sin().item() * fresh
     return x
 

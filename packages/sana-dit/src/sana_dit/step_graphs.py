@@ -3,7 +3,7 @@
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -16,7 +16,6 @@ from sana_dit.ops.implementation import selected
 from sana_dit.transformer import SanaTransformer
 
 Replay = Callable[[], Tensor]
-Recorder = Callable[[Callable[[], Tensor]], Replay]
 
 _WARM_UP_STEPS = 2  # run one by one: libraries and Triton set themselves up, which a recording must not see
 _MAX_TOKENS = 2**15  # of a batch; beyond, kernels take longer than their launches, and a graph would keep gigabytes
@@ -28,19 +27,32 @@ def record_cuda_graph(function: Callable[[], Tensor]) -> Replay:
     Raises:
         RuntimeError: The function does what a CUDA graph cannot, such as waiting for the device.
     """
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    graph, stream, pool = torch.cuda.CUDAGraph(), torch.cuda.current_stream(), torch.cuda.graph_pool_handle()
     try:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # of this device, as PyTorch's own need not be
-        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool, stream=side, capture_error_mode="thread_local"):
             output = function()
-    finally:
+    except BaseException:
         torch.cuda.set_stream(stream)  # a failed capture leaves its own
+        _end_failed_capture(pool)
+        raise
 
     def replay() -> Tensor:
         graph.replay()
         return output
 
     return replay
+
+
+def _end_failed_capture(pool: tuple[int, int]) -> None:
+    """Ends what the end of a capture, when CUDA refuses it, leaves open: PyTorch stops at the error."""
+    with suppress(RuntimeError, AttributeError):  # it had been ended after all; PyTorch 2.6 has no such function
+        torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
+    # The default generator still counts as captured, and torch.rand would raise: a capture that succeeds takes it over.
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=side, capture_error_mode="thread_local"):
+        torch.zeros(1, device="cuda")  # PyTorch warns of an empty graph
 
 
 class StepGraphs:
@@ -55,15 +67,13 @@ class StepGraphs:
     Args:
         model: The transformer.
         limit: Graphs to keep.
-        record: What makes a graph.
     """
 
-    def __init__(self, model: SanaTransformer, *, limit: int = 8, record: Recorder = record_cuda_graph):
+    def __init__(self, model: SanaTransformer, *, limit: int = 8):
         if limit < 1:
             raise ValueError(f"limit is {limit}; it must be at least 1")
         self.model = model
         self._limit = limit
-        self._record = record
         self._steps: OrderedDict[Hashable, _Step] = OrderedDict()
         self._weights: tuple[Hashable, ...] = ()
         self._adapters = model.adapters
@@ -121,7 +131,7 @@ class StepGraphs:
         latents, time, conditioning = step.arguments
         try:
             with torch.cuda.device(latents.device) if latents.is_cuda else nullcontext():
-                step.replay = self._record(lambda: self.model.denoise(latents, time, conditioning))
+                step.replay = record_cuda_graph(lambda: self.model.denoise(latents, time, conditioning))
         except RuntimeError as error:
             cause = error.__context__ or error  # the end of a capture hides what went wrong inside
             reason = str(cause).partition("\n")[0]

@@ -2,11 +2,7 @@
 
 import hashlib
 import logging
-import struct
-import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +12,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sana_ae.training.image_reading import DAMAGED, SUFFIXES, bombs, opened, upright_rgb
+
 if TYPE_CHECKING:
     from PIL import Image
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 LARGEST = 80_000_000  # pixels: 240 MB once decoded, and less than Pillow warns of
 LONGEST_SHAPE = 16  # long side over short side
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error)  # what Pillow raises, SyntaxError for PNG chunks
 FEWEST_TO_JUDGE = 200  # decoded images, before their failures can stop a run
 
 
@@ -83,11 +79,15 @@ class ImageFolder:
         return {"images": torch.stack([crop for crop, _ in crops]), "key": [name for _, name in crops]}
 
     def fixed(self, count: int) -> Tensor:
-        """The middle of up to `count` images, always the same, for validation: (count, 3, size, size) as bytes."""
+        """The middle of up to `count` images, as bytes (count, 3, size, size).
+
+        They are always the same, the first ones of the first epoch: from everywhere in the folder.
+        """
         chosen = []
-        for name in self.names:
+        for name in (self.names[index] for index in self._order(0)):
             try:
-                with _opened(self.folder / name) as image:
+                with opened(self.folder / name) as file:
+                    image = upright_rgb(file)
                     side = min(image.size)
                     left, top = (image.width - side) // 2, (image.height - side) // 2
                     chosen.append(self._resized(image, (left, top, left + side, top + side)))
@@ -130,7 +130,8 @@ class ImageFolder:
     def _crop(self, name: str, epoch: int) -> Tensor:
         key = hashlib.blake2b(f"{self.seed}/{epoch}/{name}".encode(), digest_size=8).digest()
         rng = np.random.default_rng(int.from_bytes(key))
-        with _opened(self.folder / name) as image:
+        with opened(self.folder / name) as file:
+            image = upright_rgb(file)
             shorter = min(image.size)
             side = int(rng.integers(min(shorter, max(self.size, shorter // 2)), shorter + 1))
             left, top = (int(rng.integers(length - side + 1)) for length in image.size)
@@ -141,16 +142,16 @@ class ImageFolder:
         from PIL import Image
 
         square = (self.size, self.size)
-        pixels = np.array(image.convert("RGB").resize(square, Image.Resampling.LANCZOS, box=box))
+        pixels = np.array(image.resize(square, Image.Resampling.LANCZOS, box=box))
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def _usable(self, name: str) -> bool:
         try:
-            with _opened(self.folder / name) as image:
+            with opened(self.folder / name) as image:
                 reason = self._complaint(*image.size)
         except DAMAGED as error:
             reason = f"unreadable: {error}"
-        except _bombs() as error:
+        except bombs() as error:
             reason = f"too large: {error}"
         if reason:
             self._note(name, reason)
@@ -190,23 +191,6 @@ def _image_paths(folder: Path) -> list[str]:
     if not names:
         raise FileNotFoundError(f"{folder} has no images ({', '.join(SUFFIXES)}) in it or below")
     return names
-
-
-@contextmanager
-def _opened(path: Path) -> "Iterator[Image.Image]":
-    """The image, not yet decoded."""
-    from PIL import Image
-
-    with warnings.catch_warnings(), path.open("rb") as file:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield Image.open(file)
-
-
-def _bombs() -> tuple[type[Exception], ...]:
-    """What Pillow says of images that are larger than it likes."""
-    from PIL import Image
-
-    return Image.DecompressionBombWarning, Image.DecompressionBombError
 
 
 def _check_pillow() -> None:
