@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderDC
-from diffusers.utils import logging
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gate import check_errors, relative_error
-from benchmarks.machine import ceilings, describe, floor_seconds, write_result
-from benchmarks.timing import Contender, cuda_graph, interleaved
+from benchmarks.floors import count_autoencoder
+from benchmarks.gate import check_errors, pass_tests, relative_error
+from benchmarks.kernels import AUTOENCODER_KERNELS, check_kernels, fastest
+from benchmarks.machine import add_row, ceilings, describe, floor_seconds
+from benchmarks.references import HAS_DIFFUSERS, REFERENCE
+from benchmarks.timing import Contender, cuda_graph, interleaved, summarise
 from sana_ae import DC_AE_F32C32_SANA, DCAE, DCAEConfig
-from sana_ae.weights import from_diffusers
+from sana_ae.weights import to_diffusers
 
 NARROW = (32, 64, 128, 128, 256, 256)  # a quarter of the released widths: seconds on a processor
 CHECKED_PIXELS = 128
@@ -33,13 +33,18 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16"], choices=("bfloat16", "float32"))
     parser.add_argument("--compiled", action="store_true", help="measure compiled diffusers as well")
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--no-tests", action="store_true", help="when they have just passed")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
-    logging.set_verbosity_error()  # it warns at every change of dtype
     device, config = torch.device(args.device), DC_AE_F32C32_SANA
+    if device.type == "cuda" and not args.no_tests:
+        pass_tests(device)
     if args.narrow:
         config = replace(config, encoder_block_out_channels=NARROW, decoder_block_out_channels=NARROW)
-    rows = []
+    what = "DC-AE at a quarter of its width" if args.narrow else "DC-AE"
+    result = {"benchmark": f"{what} beside diffusers", **describe(device), "reference": REFERENCE}
+    result |= {"config": config.to_dict(), "batch": args.batch}
+    name = "-".join(map(str, ("ae-narrow" if args.narrow else "ae", *args.dtypes, *args.pixels, "batch", args.batch)))
     with torch.inference_mode():
         for dtype in (getattr(torch, name) for name in args.dtypes):
             rates, models = ceilings(device, dtype), build(config, device=device, dtype=dtype)
@@ -49,23 +54,31 @@ def main() -> None:
                     x = draw(config, direction, batch=args.batch, pixels=pixels, device=device, dtype=dtype)
                     row = {"dtype": str(dtype).removeprefix("torch."), "direction": direction, "pixels": pixels}
                     row |= errors | measure(*models, x, direction, args.repeats, rates=rates, compiled=args.compiled)
-                    rows.append(row)
-                    print(row, flush=True)
-    result = {"benchmark": "DC-AE beside diffusers", **describe(device), "config": config.to_dict()}
-    print(write_result(result | {"batch": args.batch, "results": rows}, "ae", args.out))
+                    add_row(result, row, name, args.out)
 
 
-def build(config: DCAEConfig, *, device: torch.device, dtype: torch.dtype) -> tuple[DCAE, AutoencoderDC]:
-    """Returns both models with the same random weights, their norms off the values they start with."""
+def build(config: DCAEConfig, *, device: torch.device, dtype: torch.dtype) -> tuple[DCAE, Any]:
+    """Returns ours with random weights, its norms off the values they start with, and diffusers' with the same."""
     torch.manual_seed(0)
     with torch.device(device):
-        theirs, ours = AutoencoderDC(**config.to_dict()).eval(), DCAE(config).eval()
-    for name, parameter in theirs.named_parameters():
+        ours = DCAE(config).eval()
+    for name, parameter in ours.named_parameters():
         if "norm" in name:
             parameter.uniform_(0.5, 1.5)
-    theirs, ours = theirs.to(dtype), ours.to(dtype)
-    ours.load_state_dict(from_diffusers(theirs.state_dict()))
-    return ours, theirs
+    ours = ours.to(dtype)
+    return ours, build_diffusers(ours) if HAS_DIFFUSERS else None
+
+
+def build_diffusers(ours: DCAE) -> Any:
+    """Returns diffusers' model with a copy of our weights."""
+    from diffusers import AutoencoderDC
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()  # it warns at every change of dtype
+    weight = next(ours.parameters())
+    theirs = AutoencoderDC(**ours.config.to_dict()).eval().to(weight.device, weight.dtype)
+    theirs.load_state_dict(to_diffusers(ours.state_dict()))
+    return theirs
 
 
 def draw(
@@ -78,62 +91,49 @@ def draw(
     return torch.randn(shape, generator=generator, device=device, dtype=dtype)
 
 
-def run_theirs(model: Any, x: Tensor, direction: str) -> Tensor:
-    """Returns what diffusers' model makes of latents or images."""
+def run_reference(model: Any, x: Tensor, direction: str) -> Tensor:
+    """Returns what diffusers' model makes of latents or images, or ours in plain PyTorch where that is not there."""
+    if isinstance(model, DCAE):
+        return model.decode(x) if direction == "decode" else model.encode(x)
     output: Tensor = model.decode(x).sample if direction == "decode" else model.encode(x).latent
     return output
 
 
 def run_ours(model: DCAE, x: Tensor, direction: str) -> Tensor:
-    """Returns what our model makes of them."""
-    return model.decode(x) if direction == "decode" else model.encode(x)
+    """Returns what our model makes of them, on a GPU with its kernels."""
+    with fastest(x.device):
+        return model.decode(x) if direction == "decode" else model.encode(x)
 
 
-def compare(ours: DCAE, theirs: AutoencoderDC, direction: str) -> dict[str, float]:
-    """Returns both errors against diffusers in float32 with the same rounded weights; stops if ours is the larger."""
-    parameter = next(ours.parameters())
-    x = draw(ours.config, direction, batch=1, pixels=CHECKED_PIXELS, device=parameter.device, dtype=parameter.dtype)
-    exact = run_theirs(copy.deepcopy(theirs).float(), x.float(), direction)
-    errors = [
-        relative_error(run(model, x, direction), exact) for run, model in ((run_ours, ours), (run_theirs, theirs))
-    ]
-    check_errors(*errors, parameter.dtype)
-    return {"error_ours": errors[0], "error_diffusers": errors[1]}
+def compare(ours: DCAE, theirs: Any, direction: str) -> dict[str, float]:
+    """Returns both errors against the reference in float32 with the same rounded weights; stops if ours is larger."""
+    weight, reference = next(ours.parameters()), ours if theirs is None else theirs
+    x = draw(ours.config, direction, batch=1, pixels=CHECKED_PIXELS, device=weight.device, dtype=weight.dtype)
+    check_kernels(partial(run_ours, ours, x, direction), AUTOENCODER_KERNELS, weight.device)
+    exact = run_reference(copy.deepcopy(reference).float(), x.float(), direction)
+    errors = [relative_error(run_ours(ours, x, direction), exact)]
+    errors.append(relative_error(run_reference(reference, x, direction), exact))
+    check_errors(errors[0], errors[1], weight.dtype)
+    return {"error_ours": errors[0], "error_reference": errors[1]}
 
 
 def measure(
-    ours: DCAE,
-    theirs: AutoencoderDC,
-    x: Tensor,
-    direction: str,
-    repeats: int,
-    *,
-    rates: dict[str, float],
-    compiled: bool,
+    ours: DCAE, theirs: Any, x: Tensor, direction: str, repeats: int, *, rates: dict[str, float], compiled: bool
 ) -> dict[str, Any]:
     """Returns medians, ratios to our fastest, and the distance of that to the floor of its operations."""
     plain = partial(run_ours, ours, x, direction)
     contenders: dict[str, Contender] = {"ours": plain}
     if x.is_cuda:
         contenders["ours_as_a_graph"] = cuda_graph(plain)
-    contenders["diffusers"] = partial(run_theirs, theirs, x, direction)
-    if compiled:
+    if theirs is not None:
+        contenders["diffusers"] = partial(run_reference, theirs, x, direction)
+    if theirs is not None and compiled:
         their_compiled = copy.deepcopy(theirs)
         their_compiled.encoder, their_compiled.decoder = torch.compile(theirs.encoder), torch.compile(theirs.decoder)
-        contenders["diffusers_compiled"] = partial(run_theirs, their_compiled, x, direction)
+        contenders["diffusers_compiled"] = partial(run_reference, their_compiled, x, direction)
     times = interleaved(contenders, repeats=repeats, device=x.device)
-    best = min((name for name in times if name.startswith("ours")), key=lambda name: times[name].median)
-    row: dict[str, Any] = {f"seconds_{name}": time.median for name, time in times.items()}
-    row |= {f"speedup_over_{name}": times[name].over(times[best]) for name in times if name.startswith("diffusers")}
-    floor = floor_seconds(count_flops(ours.config, x.shape, direction), 2 * x.nbytes, rates)
-    return row | {"floor_seconds": floor, "over_floor": times[best].median / floor}
-
-
-def count_flops(config: DCAEConfig, shape: torch.Size, direction: str) -> int:
-    """Returns the operations of one call, counted without weights."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        run_ours(DCAE(config).eval(), torch.empty(shape), direction)
-    return int(counter.get_total_flops())
+    floor = floor_seconds(count_autoencoder(ours.config, x.shape, direction), 2 * x.nbytes, rates)
+    return summarise(times, floor)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import SanaTransformer2DModel
 from torch import Tensor
 
-from benchmarks.gate import OPERATION_TESTS, check_errors, pass_tests, relative_error
-from benchmarks.machine import ceilings, describe, floor_seconds, write_result
-from benchmarks.references import CAPTION_TOKENS, TRANSFORMERS, build, call_diffusers, count_flops, draw_inputs
-from benchmarks.timing import Contender, Times, cuda_graph, interleaved
-from sana_dit import SanaConfig, SanaTransformer, ops
-from sana_dit.ops.implementation import Implementation
+from benchmarks.floors import count_flops, weight_bytes
+from benchmarks.gate import check_errors, pass_tests, relative_error
+from benchmarks.kernels import TRANSFORMER_KERNELS, check_kernels, fastest
+from benchmarks.machine import add_row, ceilings, describe, floor_seconds
+from benchmarks.references import CAPTION_TOKENS, REFERENCE, TRANSFORMERS, build, call_reference, draw_inputs
+from benchmarks.timing import Contender, Times, cuda_graph, interleaved, summarise
+from sana_dit import SanaConfig, SanaTransformer
 
 
 def main() -> None:
@@ -34,103 +34,76 @@ def main() -> None:
     args = parser.parse_args()
     device, config = torch.device(args.device), TRANSFORMERS[args.model]
     if device.type == "cuda" and not args.no_tests:
-        pass_tests(OPERATION_TESTS, device)
-    rows = []
+        pass_tests(device)
+    result = {"benchmark": f"forward of {args.model} beside diffusers", **describe(device), "reference": REFERENCE}
+    sizes = [(batch, side) for batch in args.batch for side in args.sides]
+    name = "-".join(map(str, ("dit", args.model, *args.dtypes, *(f"{side}x{batch}" for batch, side in sizes))))
     with torch.inference_mode():
         for dtype in (getattr(torch, name) for name in args.dtypes):
-            rates = ceilings(device, dtype)
-            models = build(config, device=device, dtype=dtype)
+            rates, models = ceilings(device, dtype), build(config, device=device, dtype=dtype)
             errors = compare(*models, config, device=device, dtype=dtype)
-            sizes = [(batch, side) for batch in args.batch for side in args.sides]
+            named = {"dtype": str(dtype).removeprefix("torch.")}
+            for side in args.block_sides:
+                row = measure_block(models[0], side, args.repeats, device=device, dtype=dtype)
+                add_row(result, named | row, name, args.out)
             for batch, side in sizes:
                 inputs = draw_inputs(config, batch=batch, side=side, device=device, dtype=dtype)
                 times = measure(*models, inputs, args.repeats, compiled=args.compiled)
                 flops = count_flops(config, batch=batch, side=side)
-                moved = sum(weight.nbytes for weight in models[0].parameters())
-                row = {"dtype": str(dtype).removeprefix("torch."), "batch": batch, "side": side, **errors}
-                rows.append(row | summarise(times, floor_seconds(flops, moved, rates)))
-                print(rows[-1], flush=True)
-            rows += measure_block(models[0], args.block_sides, args.repeats, device=device, dtype=dtype)
-    result = {"benchmark": f"forward of {args.model} beside diffusers", **describe(device), "results": rows}
-    print(write_result(result, f"dit-{args.model}", args.out))
+                row = summarise(times, floor_seconds(flops, weight_bytes(models[0]), rates))
+                add_row(result, named | {"batch": batch, "side": side} | errors | row, name, args.out)
 
 
 def compare(
-    ours: SanaTransformer,
-    theirs: SanaTransformer2DModel,
-    config: SanaConfig,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
+    ours: SanaTransformer, theirs: Any, config: SanaConfig, *, device: torch.device, dtype: torch.dtype
 ) -> dict[str, float]:
-    """Returns both errors against diffusers in float32 with the same rounded weights; stops if ours is the larger."""
-    inputs = draw_inputs(config, batch=1, side=16, device=device, dtype=dtype)
-    with ops.use(implementation(device)):
-        outputs = ours(**inputs), call_diffusers(theirs, inputs)
-    oracle = copy.deepcopy(theirs).float()
-    exact = call_diffusers(oracle, {name: x.float() for name, x in inputs.items()})
+    """Returns both errors against the reference in float32 with the same rounded weights; stops if ours is larger."""
+    inputs, reference = draw_inputs(config, batch=1, side=16, device=device, dtype=dtype), theirs or ours
+    check_kernels(partial(call_ours, ours, inputs), TRANSFORMER_KERNELS, device)
+    exact = call_reference(copy.deepcopy(reference).float(), {name: x.float() for name, x in inputs.items()})
+    outputs = call_ours(ours, inputs), call_reference(reference, inputs)
     errors = [relative_error(output, exact) for output in outputs]
-    check_errors(*errors, dtype)
-    return {"error_ours": errors[0], "error_diffusers": errors[1]}
+    check_errors(errors[0], errors[1], dtype)
+    return {"error_ours": errors[0], "error_reference": errors[1]}
 
 
-def implementation(device: torch.device) -> Implementation:
-    """Returns what runs fastest there."""
-    return "fused" if device.type == "cuda" else "reference"
+def call_ours(model: SanaTransformer, inputs: dict[str, Tensor]) -> Tensor:
+    """Returns the velocity of our model, on a GPU with its kernels."""
+    with fastest(inputs["latents"].device):
+        velocity: Tensor = model(**inputs)
+    return velocity
 
 
 def measure(
-    ours: SanaTransformer,
-    theirs: SanaTransformer2DModel,
-    inputs: dict[str, Tensor],
-    repeats: int,
-    *,
-    compiled: bool,
+    ours: SanaTransformer, theirs: Any, inputs: dict[str, Tensor], repeats: int, *, compiled: bool
 ) -> dict[str, Times]:
     """Returns the times of our forward, plain and as a CUDA graph, and of diffusers', plain and compiled."""
-    device = inputs["latents"].device
-
-    def run() -> None:
-        with ops.use(implementation(device)):
-            ours(**inputs)
-
+    device, run = inputs["latents"].device, partial(call_ours, ours, inputs)
     contenders: dict[str, Contender] = {"ours": run}
     if device.type == "cuda":
         contenders["ours_as_a_graph"] = cuda_graph(run)
-    contenders["diffusers"] = partial(call_diffusers, theirs, inputs)
-    if compiled:
-        contenders["diffusers_compiled"] = partial(call_diffusers, torch.compile(theirs), inputs)
+    if theirs is not None:
+        contenders["diffusers"] = partial(call_reference, theirs, inputs)
+    if theirs is not None and compiled:
+        contenders["diffusers_compiled"] = partial(call_reference, torch.compile(theirs), inputs)
     return interleaved(contenders, repeats=repeats, device=device)
 
 
-def summarise(times: dict[str, Times], floor: float) -> dict[str, Any]:
-    """Returns medians, ratios to our fastest, and the distance of that to the floor."""
-    best = min((name for name in times if name.startswith("ours")), key=lambda name: times[name].median)
-    row: dict[str, Any] = {f"seconds_{name}": time.median for name, time in times.items()}
-    others = {name: time for name, time in times.items() if not name.startswith("ours")}
-    row |= {f"speedup_over_{name}": time.over(times[best]) for name, time in others.items()}
-    return row | {"floor_seconds": floor, "over_floor": times[best].median / floor}
-
-
 def measure_block(
-    model: SanaTransformer, sides: list[int], repeats: int, *, device: torch.device, dtype: torch.dtype
-) -> list[dict[str, Any]]:
-    """Returns the time of one block per number of tokens: linear attention makes it grow as they do."""
-    config, rows = model.config, []
-    block = model.blocks[0]
-    for side in sides:
-        x = torch.randn(1, side**2, config.width, device=device, dtype=dtype)
-        caption = torch.randn(1, CAPTION_TOKENS, config.width, device=device, dtype=dtype)
-        modulation = torch.randn(1, 6, config.width, device=device, dtype=dtype)
+    model: SanaTransformer, side: int, repeats: int, *, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Returns the time of one block at a number of tokens: linear attention makes it grow as they do."""
+    width, tokens = model.config.width, side**2
+    x = torch.randn(1, tokens, width, device=device, dtype=dtype)
+    caption = torch.randn(1, CAPTION_TOKENS, width, device=device, dtype=dtype)
+    modulation = torch.randn(1, 6, width, device=device, dtype=dtype)
 
-        def run(x: Tensor = x, caption: Tensor = caption, modulation: Tensor = modulation, side: int = side) -> None:
-            with ops.use(implementation(device)):
-                block(x, modulation, caption, None, height=side, width=side)
+    def run() -> None:
+        with fastest(device):
+            model.blocks[0](x, modulation, caption, None, height=side, width=side)
 
-        seconds = interleaved({"block": run}, repeats=repeats, device=device)["block"].median
-        rows.append({"block_side": side, "tokens": side**2, "seconds": seconds, "ns_a_token": 1e9 * seconds / side**2})
-        print(rows[-1], flush=True)
-    return rows
+    seconds = interleaved({"block": run}, repeats=repeats, device=device)["block"].median
+    return {"blocks": 1, "tokens": tokens, "seconds_ours": seconds, "ns_a_token": 1e9 * seconds / tokens}
 
 
 if __name__ == "__main__":

@@ -13,17 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import SanaTransformer2DModel
 from torch import Tensor
 
-from benchmarks.denoiser import implementation
+from benchmarks.floors import count_flops, weight_bytes
 from benchmarks.gate import check_errors, relative_error
-from benchmarks.machine import describe, write_result
-from benchmarks.references import CAPTION_TOKENS, TRANSFORMERS, build, call_diffusers, draw_inputs
-from benchmarks.timing import Contender, interleaved
-from sana_dit import Captions, SanaConfig, SanaTransformer, StepGraphs, guided_velocity, ops
-from sana_dit.diffusers_config import to_diffusers_config
-from sana_dit.weights import read_names
+from benchmarks.kernels import TRANSFORMER_KERNELS, check_kernels, fastest
+from benchmarks.machine import add_row, ceilings, describe, floor_seconds
+from benchmarks.references import (
+    CAPTION_TOKENS,
+    HAS_DIFFUSERS,
+    REFERENCE,
+    TRANSFORMERS,
+    build,
+    build_diffusers,
+    call_reference,
+    draw_inputs,
+)
+from benchmarks.timing import Contender, interleaved, summarise
+from sana_dit import Captions, SanaConfig, SanaTransformer, StepGraphs, guided_velocity
 
 SCALE = 4.5
 CHECKED_LAYERS = 4  # of the model's width: enough to see an error, and room for an exact copy
@@ -40,51 +47,46 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
-    device, rows = torch.device(args.device), []
+    device, shape = torch.device(args.device), TRANSFORMERS[args.model]
+    result = {"benchmark": f"guided step of {args.model} beside diffusers", **describe(device), "reference": REFERENCE}
+    name = "-".join(map(str, ("guided-step", args.model, *args.dtypes, *args.sides, args.words, "words")))
     with torch.inference_mode():
         for dtype in (getattr(torch, name) for name in args.dtypes):
-            shallow = replace(TRANSFORMERS[args.model], num_layers=CHECKED_LAYERS)
+            shallow = replace(shape, num_layers=min(CHECKED_LAYERS, shape.num_layers))
             errors = compare(*build(shallow, device=device, dtype=dtype), words=args.words)
-            models = build_sharing(TRANSFORMERS[args.model], device=device, dtype=dtype)
+            rates, models = ceilings(device, dtype), build_sharing(shape, device=device, dtype=dtype)
             for side in args.sides:
-                row = errors | measure(*models, side=side, words=args.words, repeats=args.repeats)
-                rows.append({"dtype": str(dtype).removeprefix("torch."), "side": side, "words": args.words} | row)
-                print(rows[-1], flush=True)
+                row = {"dtype": str(dtype).removeprefix("torch."), "side": side, "words": args.words} | errors
+                row |= measure(*models, side=side, words=args.words, repeats=args.repeats, rates=rates)
+                add_row(result, row, name, args.out)
             del models
-    result = {"benchmark": f"guided step of {args.model} beside diffusers", **describe(device), "results": rows}
-    print(write_result(result, f"guided-step-{args.model}", args.out))
 
 
-def build_sharing(
-    config: SanaConfig, *, device: torch.device, dtype: torch.dtype
-) -> tuple[SanaTransformer, SanaTransformer2DModel]:
-    """Returns our model and diffusers' over one copy of random weights."""
-    fields: dict[str, Any] = to_diffusers_config(config, config.num_layers)
-    fields.pop("_class_name")
+def build_sharing(config: SanaConfig, *, device: torch.device, dtype: torch.dtype) -> tuple[SanaTransformer, Any]:
+    """Returns our model and diffusers' over one copy of random weights; None for the latter where it is not there."""
     torch.manual_seed(0)
     with torch.device(device):
-        theirs = SanaTransformer2DModel(**fields).eval().to(dtype)
-    with torch.device("meta"):
-        ours = SanaTransformer(config).eval()
-    ours.load_state_dict(read_names(theirs.state_dict()).weights, assign=True)
-    return ours, theirs
+        ours = SanaTransformer(config).eval().to(dtype)
+    return ours, build_diffusers(ours, shared=True) if HAS_DIFFUSERS else None
 
 
-def compare(ours: SanaTransformer, theirs: SanaTransformer2DModel, *, words: int) -> dict[str, float]:
-    """Returns both errors against diffusers in float32 with the same rounded weights; stops if ours is the larger."""
-    inputs = draw(ours, side=16, words=words)
+def compare(ours: SanaTransformer, theirs: Any, *, words: int) -> dict[str, float]:
+    """Returns both errors against the reference in float32 with the same rounded weights; stops if ours is larger."""
+    inputs, reference = draw(ours, side=16, words=words), theirs or ours
+    step, device = guided_step(ours, inputs), inputs["latents"].device
+    check_kernels(step, TRANSFORMER_KERNELS, device)
     exact_inputs = {name: x.float() if x.is_floating_point() else x for name, x in inputs.items()}
-    exact = guide(call_diffusers(copy.deepcopy(theirs).float(), exact_inputs))
-    outputs = guided_step(ours, inputs)(), guide(call_diffusers(theirs, inputs))
+    exact = guide(call_reference(copy.deepcopy(reference).float(), exact_inputs))
+    outputs = step(), guide(call_reference(reference, inputs))
     errors = [relative_error(output, exact) for output in outputs]
-    check_errors(*errors, ours.final.proj.weight.dtype)
-    return {"error_ours": errors[0], "error_diffusers": errors[1]}
+    check_errors(errors[0], errors[1], ours.final.proj.weight.dtype)
+    return {"error_ours": errors[0], "error_reference": errors[1]}
 
 
 def measure(
-    ours: SanaTransformer, theirs: SanaTransformer2DModel, *, side: int, words: int, repeats: int
+    ours: SanaTransformer, theirs: Any, *, side: int, words: int, repeats: int, rates: dict[str, float]
 ) -> dict[str, Any]:
-    """Returns times and the ratio."""
+    """Returns times, ratios, and the distance to the floor of a plain forward on both halves of the batch."""
     inputs = draw(ours, side=side, words=words)
     device = inputs["latents"].device
     contenders: dict[str, Contender] = {"ours": guided_step(ours, inputs)}
@@ -92,11 +94,11 @@ def measure(
         contenders["ours_as_a_graph"] = guided_step(ours, inputs, StepGraphs(ours))
     contenders["ours_unprepared"] = partial(_plain, ours, inputs)
     contenders["reading_captions"] = partial(ours.prepare, inputs["caption"], inputs["caption_mask"])
-    contenders["diffusers"] = lambda: guide(call_diffusers(theirs, inputs))
+    if theirs is not None:
+        contenders["diffusers"] = lambda: guide(call_reference(theirs, inputs))
     times = interleaved(contenders, repeats=repeats, device=device)
-    row: dict[str, Any] = {f"seconds_{name}": time.median for name, time in times.items()}
-    best = "ours_as_a_graph" if "ours_as_a_graph" in times else "ours"
-    return row | {"speedup_over_diffusers": times["diffusers"].over(times[best])}
+    flops = count_flops(ours.config, batch=2, side=side)
+    return summarise(times, floor_seconds(flops, weight_bytes(ours), rates))
 
 
 def draw(model: SanaTransformer, *, side: int, words: int) -> dict[str, Tensor]:
@@ -119,7 +121,7 @@ def guided_step(
     x, step = inputs["latents"][:1], velocity.scheduled(inputs["timestep"][:1])
 
     def run() -> Tensor:
-        with ops.use(implementation(x.device)):
+        with fastest(x.device):
             return step(x, 0)
 
     return run
@@ -132,7 +134,7 @@ def guide(velocity: Tensor) -> Tensor:
 
 
 def _plain(model: SanaTransformer, inputs: dict[str, Tensor]) -> Tensor:
-    with ops.use(implementation(inputs["latents"].device)):
+    with fastest(inputs["latents"].device):
         return guide(model(**inputs))
 
 

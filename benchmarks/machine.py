@@ -58,8 +58,18 @@ def floor_seconds(flops: float, moved: float, rates: Mapping[str, float]) -> flo
     return max(flops / rates["flops"], moved / rates["bytes"])
 
 
+def add_row(result: dict[str, Any], row: Mapping[str, Any], benchmark: str, out: Path | None) -> None:
+    """Adds a row to a result, prints it, and writes the result: a run that is cut short loses the row it was at."""
+    result.setdefault("results", []).append(row)
+    print(*(f"{name} {_short(value)}" for name, value in row.items()), sep="  ")
+    print(write_result(result, benchmark, out), flush=True)
+
+
 def write_result(result: Mapping[str, Any], benchmark: str, out: Path | None) -> Path:
-    """Writes a result whole or not at all: to `out`, else to results/<date>-<device>-<benchmark>.json."""
+    """Writes a result whole or not at all: to `out`, else to results/<date>-<device>-<benchmark>.json.
+
+    So the benchmark's name has to say with which settings it was run: those of another run would be replaced.
+    """
     device = re.sub(r"[^a-z0-9]+", "-", result["device"].lower()).strip("-")
     path = out or RESULTS / f"{result['date']}-{device}-{benchmark}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +78,10 @@ def write_result(result: Mapping[str, Any], benchmark: str, out: Path | None) ->
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
     return path
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _version(name: str) -> str | None:

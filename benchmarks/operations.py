@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.gate import OPERATION_TESTS, pass_tests
-from benchmarks.machine import ceilings, describe, write_result
-from benchmarks.timing import Contender, interleaved
+from benchmarks.gate import pass_tests
+from benchmarks.kernels import check_kernels
+from benchmarks.machine import add_row, ceilings, describe
+from benchmarks.timing import Contender, interleaved, summarise
 from sana_dit import ops
 from sana_dit.ops.implementation import Implementation
 
@@ -40,15 +41,14 @@ def main() -> None:
     args = parser.parse_args()
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     if not args.no_tests:
-        pass_tests(OPERATION_TESTS, device)
+        pass_tests(device)
     result: dict[str, Any] = {"benchmark": "operations", **describe(device), "dtype": args.dtype, "width": WIDTH}
-    result |= {"batch": args.batch, "tokens": args.side**2, "ceilings": ceilings(device, dtype), "results": []}
+    rates = ceilings(device, dtype)
+    result |= {"batch": args.batch, "tokens": args.side**2, "ceilings": rates}
+    name = f"operations-{args.dtype}-{args.side}x{args.batch}"
     for case in cases(args.batch, args.side, dtype=dtype, device=device):
-        rows = measure(case, args.repeats, device, bandwidth=result["ceilings"]["bytes"])
-        result["results"] += rows
-        for row in rows:
-            print(*(f"{name} {_short(value)}" for name, value in row.items()), sep="  ", flush=True)
-    print(write_result(result, "operations", args.out))
+        for row in measure(case, args.repeats, device, bandwidth=rates["bytes"]):
+            add_row(result, row, name, args.out)
 
 
 def cases(batch: int, side: int, *, dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
@@ -78,23 +78,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor, q_norm: Tensor, k_norm: Tensor) -> T
     return ops.linear_attention(q, k, v, num_heads=HEADS, q_norm=q_norm, k_norm=k_norm)
 
 
-def measure(case: Case, repeats: int, device: torch.device, *, bandwidth: float) -> list[dict[str, Any]]:
-    """Returns a row for the forward alone and one for forward and backward."""
-    rows = []
+def measure(case: Case, repeats: int, device: torch.device, *, bandwidth: float) -> Iterator[dict[str, Any]]:
+    """Yields a row for the forward alone and one for forward and backward."""
     for direction, passes in (("forward", forward), ("forward and backward", forward_and_backward)):
-        contenders = {"fused": passes(case, case.call, "fused")} if device.type == "cuda" else {}
+        contenders = {"fused": passes(case, case.call, "fused")}
+        check_kernels(contenders["fused"], kernels(case, direction), device)
+        if device.type != "cuda":
+            contenders = {}
         contenders["eager"] = passes(case, case.call, "reference")
         contenders["compiled"] = passes(case, torch.compile(case.call), "reference")
         times = interleaved(contenders, repeats=repeats, device=device, cold=True)
         row: dict[str, Any] = {"operation": case.operation, "direction": direction}
-        row |= {f"seconds_{name}": time.median for name, time in times.items()}
-        if "fused" in times:
-            row |= {f"speedup_over_{name}": times[name].over(times["fused"]) for name in ("eager", "compiled")}
         if direction == "forward":
-            floor = case.elements * case.operands[0].element_size() / bandwidth
-            row |= {"floor_seconds": floor, "over_floor": times[next(iter(times))].median / floor}
-        rows.append(row)
-    return rows
+            floor: float | None = case.elements * case.operands[0].element_size() / bandwidth
+        else:
+            floor = None
+        yield row | summarise(times, floor)
+
+
+def kernels(case: Case, direction: str) -> frozenset[str]:
+    """Returns the operators that a fused run calls."""
+    name = f"sana_dit::{case.operation}"
+    return frozenset({name} if direction == "forward" else {name, f"{name}_backward"})
 
 
 def forward(case: Case, call: Callable[..., Tensor], implementation: Implementation) -> Contender:
@@ -117,10 +122,6 @@ def forward_and_backward(case: Case, call: Callable[..., Tensor], implementation
             torch.autograd.grad(call(*operands), operands, upstream)
 
     return run
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

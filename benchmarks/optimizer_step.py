@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from benchmarks.machine import describe, write_result
+from benchmarks.machine import add_row, ceilings, describe
 from benchmarks.timing import interleaved
 from sana_train import CAME, CAME8bit
 
@@ -41,12 +41,14 @@ def main() -> None:
     contenders = optimizers(device)
     check(contenders, device)
     result: dict[str, Any] = {"benchmark": "optimizer steps", **describe(device)}
-    result |= {"optimizers": packages(), "width": args.width, "blocks": args.blocks, "dtype": args.dtype, "results": []}
+    result |= {"optimizers": packages(), "width": args.width, "blocks": args.blocks, "dtype": args.dtype}
+    bandwidth = ceilings(device, dtype)["bytes"]
+    file = f"optimizer-step-{args.width}x{args.blocks}-{args.dtype}"
     for name, shapes in tensor_sets(args.width, args.blocks).items():
         rows = measure(contenders, shapes, args.repeats, device, dtype)
-        result["results"].append({"tensors": name, "parameters": sum(map(count, shapes)), "optimizers": rows})
-        print(name, *rows, sep="\n", flush=True)
-    print(write_result(result, "optimizer-step", args.out))
+        for row in rows:
+            row |= floor(row, dtype, bandwidth)
+        add_row(result, {"tensors": name, "parameters": sum(map(count, shapes)), "optimizers": rows}, file, args.out)
 
 
 def optimizers(device: torch.device) -> dict[str, MakeOptimizer]:
@@ -56,6 +58,7 @@ def optimizers(device: torch.device) -> dict[str, MakeOptimizer]:
         import bitsandbytes
 
         found["bitsandbytes AdamW8bit"] = lambda weights: bitsandbytes.optim.AdamW8bit(weights, LR)
+        found["CAME8bit dynamic"] = lambda weights: CAME8bit(weights, LR, layout="dynamic")
     with suppress(ImportError):
         from torchao.optim import AdamW8bit
 
@@ -68,7 +71,6 @@ def optimizers(device: torch.device) -> dict[str, MakeOptimizer]:
         "CAME": lambda weights: CAME(weights, LR),
         "CAME8bit row": lambda weights: CAME8bit(weights, LR),
         "CAME8bit flat": lambda weights: CAME8bit(weights, LR, layout="flat"),
-        "CAME8bit dynamic": lambda weights: CAME8bit(weights, LR, layout="dynamic"),
     }
     if device.type == "cuda":
         found["CAME8bit row, triton"] = lambda weights: CAME8bit(weights, LR, backend="triton")
@@ -121,6 +123,12 @@ def measure(
         }
         for name, optimizer in started.items()
     ]
+
+
+def floor(row: dict[str, Any], dtype: torch.dtype, bandwidth: float) -> dict[str, float]:
+    """Returns the least time of this optimizer's traffic: gradients read once, weights and its state also written."""
+    least = 1e9 * (3 * dtype.itemsize + 2 * row["state_bytes_per_parameter"]) / bandwidth
+    return {"floor_nanoseconds_per_parameter": least, "over_floor": row["nanoseconds_per_parameter"] / least}
 
 
 def start(make: MakeOptimizer, weights: list[nn.Parameter], grads: list[Tensor]) -> Optimizer:

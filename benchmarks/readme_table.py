@@ -9,11 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import RESULTS
+from benchmarks.timing import OTHERS, OURS
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- measured: python -m benchmarks.readme_table -->\n", "<!-- end of measured -->\n"
-NAMED_BY = ("operation", "direction", "dtype", "pixels", "side", "batch")  # what tells the rows of a result apart
-OTHERS = ("diffusers", "diffusers_compiled", "released", "eager", "compiled")
+NAMED_BY = (  # what tells the measurements of a benchmark apart
+    "operation",
+    "tensors",
+    "direction",
+    "dtype",
+    "pixels",
+    "side",
+    "words",
+    "steps",
+    "batch",
+    "blocks",
+    "tokens",
+)
 
 
 def main() -> None:
@@ -29,21 +41,28 @@ def main() -> None:
 
 
 def newest(folder: Path) -> list[dict[str, Any]]:
-    """Returns the latest result of each benchmark and device that compares times."""
+    """Returns the latest measurement of each thing that was measured on each device, as a row of a result tells it."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stem):
         result = json.loads(path.read_text(encoding="utf-8"))
         if "date" in result and isinstance(result.get("results"), list):
-            key = result["benchmark"], result["device"], result.get("dtype")
-            if key not in found or found[key]["date"] <= result["date"]:
-                found[key] = result
-    return sorted(found.values(), key=lambda result: (result["device"], result["benchmark"]))
+            shared = {name: result.get(name) for name in ("benchmark", "device", "threads", "date", *NAMED_BY)}
+            for row in result["results"]:
+                row = shared | row
+                key = tuple(row[name] for name in ("benchmark", "device", "threads", *NAMED_BY))
+                if key not in found or found[key]["date"] <= row["date"]:
+                    found[key] = row
+    return sorted(found.values(), key=lambda row: (row["device"], row["benchmark"]))
 
 
-def render(results: list[dict[str, Any]]) -> str:
-    """Returns the table: a line for each comparison of two times."""
-    lines = ["| measured | ours | reference | times faster | device |", "|---|---|---|---|---|"]
-    lines += [line for result in results for line in _lines(result)]
+def render(rows: list[dict[str, Any]]) -> str:
+    """Returns the table: a line for each comparison of two times, or for a time alone where it has no reference."""
+    lines = ["| measured | ours | reference | times faster | times the floor | device |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {' | '.join((_name(row), *cells, _device(row)))} |"
+        for row in rows
+        for cells in (_optimizers(row) if "optimizers" in row else _times(row))
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -58,23 +77,41 @@ def with_table(readme: str, table: str) -> str:
     return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: f"{BEGIN}{table}{END}", readme, flags=re.S)
 
 
-def _lines(result: dict[str, Any]) -> Iterator[str]:
-    for row in ({"dtype": result.get("dtype"), **row} for row in result["results"]):
-        ours = min(
-            (row[f"seconds_{name}"] for name in ("ours", "ours_as_a_graph", "fused") if f"seconds_{name}" in row),
-            default=None,
-        )
-        for other in OTHERS if ours is not None else ():
-            ratio = row.get(f"speedup_over_{other}", row.get("speedup") if other == "released" else None)
-            if f"seconds_{other}" in row and ratio is not None:
-                named = [
-                    f"{name} {row[name]}" if isinstance(row[name], int) else row[name]
-                    for name in NAMED_BY
-                    if row.get(name) is not None
-                ]
-                what = ", ".join([result["benchmark"].partition(" beside")[0], *named])
-                cells = what, _time(ours), f"{other.replace('_', ' ')} {_time(row[f'seconds_{other}'])}", f"{ratio:.2f}"
-                yield f"| {' | '.join(cells)} | {_device(result)} |"
+def _name(row: dict[str, Any]) -> str:
+    named = [f"{name} {row[name]}" if isinstance(row[name], int) else row[name] for name in NAMED_BY if row[name]]
+    return ", ".join([row["benchmark"].partition(" beside")[0], *named])
+
+
+def _times(row: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Yields ours, the reference, times faster, and times the floor."""
+    seconds = [row[f"seconds_{name}"] for name in OURS if f"seconds_{name}" in row]
+    if seconds:
+        ours = _time(min(seconds)) + (f", {row['ns_a_token']:.3g} ns a token" if "ns_a_token" in row else "")
+        others = [name for name in OTHERS if f"seconds_{name}" in row]
+        for name in others:
+            ratio = row["speedup" if name == "released" else f"speedup_over_{name}"]
+            yield ours, f"{name.replace('_', ' ')} {_time(row[f'seconds_{name}'])}", f"{ratio:.2f}", _floor(row)
+        if not others:
+            yield ours, "-", "-", _floor(row)
+
+
+def _optimizers(row: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Yields the same of the fastest CAME8bit, for all tensors of a block."""
+    if row["tensors"] == "whole blocks":
+        found = {each["optimizer"]: each for each in row["optimizers"]}
+        ours = min((found[name] for name in found if name.startswith("CAME8bit")), key=_nanoseconds)
+        for name in (key.removeprefix("time_over ") for key in ours if key.startswith("time_over ")):
+            reference, ratio = f"{name} {_nanoseconds(found[name]):.3g} ns", 1 / ours[f"time_over {name}"]
+            mine = f"{ours['optimizer']} {_nanoseconds(ours):.3g} ns a parameter"
+            yield mine, reference, f"{ratio:.2f}", _floor(ours)
+
+
+def _nanoseconds(optimizer: dict[str, Any]) -> float:
+    return float(optimizer["nanoseconds_per_parameter"])
+
+
+def _floor(row: dict[str, Any]) -> str:
+    return f"{row['over_floor']:.2f}" if "over_floor" in row else "-"
 
 
 def _time(seconds: float) -> str:

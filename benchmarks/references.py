@@ -1,12 +1,11 @@
-"""Diffusers' models beside ours with the same random weights."""
+"""Diffusers' models beside ours with the same random weights; without diffusers ours are measured alone."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from diffusers import SanaTransformer2DModel
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from sana_dit import (
     SANA_0_6B,
@@ -17,8 +16,10 @@ from sana_dit import (
     SanaTransformer,
 )
 from sana_dit.diffusers_config import to_diffusers_config
-from sana_dit.weights import read_names
+from sana_dit.weights import to_diffusers
 
+HAS_DIFFUSERS = find_spec("diffusers") is not None
+REFERENCE = "diffusers" if HAS_DIFFUSERS else "none: diffusers is not installed"
 CAPTION_TOKENS = 300
 TRANSFORMERS = {
     "0.6b": SANA_0_6B,
@@ -29,26 +30,39 @@ TRANSFORMERS = {
     "small": replace(
         SANA_1_5_1_6B, num_layers=8, num_attention_heads=16, num_cross_attention_heads=8, cross_attention_head_dim=64
     ),
+    "tiny": replace(
+        SANA_1_5_1_6B, num_layers=1, num_attention_heads=2, num_cross_attention_heads=1, cross_attention_head_dim=64
+    ),
 }
 
 
-def build(
-    config: SanaConfig, *, device: torch.device, dtype: torch.dtype
-) -> tuple[SanaTransformer, SanaTransformer2DModel]:
-    """Returns our model and diffusers' with the same weights, off the ones they start with."""
+def build(config: SanaConfig, *, device: torch.device, dtype: torch.dtype) -> tuple[SanaTransformer, Any]:
+    """Returns our model, its weights off the ones it starts with, and diffusers' with the same, None without it."""
     torch.manual_seed(0)
-    fields: dict[str, Any] = to_diffusers_config(config, config.num_layers)
-    fields.pop("_class_name")
     with torch.device(device):
-        theirs = SanaTransformer2DModel(**fields).eval()
+        ours = SanaTransformer(config).eval()
     with torch.no_grad():
-        for parameter in theirs.parameters():
+        for parameter in ours.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
             parameter.data = parameter.data.to(dtype)
-    with torch.device(device):
-        ours = SanaTransformer(config).to(dtype).eval()
-    ours.load_state_dict(read_names(theirs.state_dict()).weights)
-    return ours, theirs
+    ours.to(dtype)
+    return ours, build_diffusers(ours) if HAS_DIFFUSERS else None
+
+
+def build_diffusers(ours: SanaTransformer, *, shared: bool = False) -> Any:
+    """Returns diffusers' model with a copy of our weights, or over the same memory."""
+    from diffusers import SanaTransformer2DModel
+
+    fields: dict[str, Any] = to_diffusers_config(ours.config, ours.config.num_layers)
+    fields.pop("_class_name")
+    weights = to_diffusers(ours.state_dict(), ours.config)
+    if not shared:
+        weights = {name: weight.clone() for name, weight in weights.items()}
+    with torch.device("meta"):
+        theirs = SanaTransformer2DModel(**fields)
+    theirs.load_state_dict(weights, assign=True)
+    assert not any(tensor.is_meta for tensor in (*theirs.parameters(), *theirs.buffers()))
+    return theirs.eval()
 
 
 def draw_inputs(
@@ -68,33 +82,17 @@ def draw_inputs(
     }
 
 
-def call_diffusers(model: SanaTransformer2DModel, inputs: dict[str, Tensor]) -> Tensor:
-    """Returns the velocity of diffusers' model for our inputs."""
-    velocity: Tensor = model(
-        inputs["latents"],
-        encoder_hidden_states=inputs["caption"],
-        timestep=inputs["timestep"],
-        encoder_attention_mask=inputs["caption_mask"],
-        return_dict=False,
-    )[0]
+def call_reference(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """Returns the velocity of diffusers' model for our inputs, or that of ours where there is no diffusers."""
+    velocity: Tensor
+    if isinstance(model, SanaTransformer):
+        velocity = model(**inputs)
+    else:
+        velocity = model(
+            inputs["latents"],
+            encoder_hidden_states=inputs["caption"],
+            timestep=inputs["timestep"],
+            encoder_attention_mask=inputs["caption_mask"],
+            return_dict=False,
+        )[0]
     return velocity
-
-
-def count_flops(config: SanaConfig, *, batch: int, side: int) -> int:
-    """Returns the operations of a forward, counted without weights (2 for a product and sum)."""
-    with torch.device("meta"), torch.no_grad():
-        model = SanaTransformer(config)
-        inputs = draw_meta(config, batch, side)
-        with FlopCounterMode(display=False) as counter:
-            model(**inputs)
-    return int(counter.get_total_flops())
-
-
-def draw_meta(config: SanaConfig, batch: int, side: int) -> dict[str, Tensor]:
-    """Returns the shapes of `draw_inputs`."""
-    return {
-        "latents": torch.empty(batch, config.in_channels, side, side),
-        "timestep": torch.empty(batch),
-        "caption": torch.empty(batch, CAPTION_TOKENS, config.caption_channels),
-        "caption_mask": torch.empty(batch, CAPTION_TOKENS),
-    }

@@ -9,6 +9,8 @@ import torch
 
 Contender = Callable[[], object]
 
+OURS = ("ours", "ours_as_a_graph", "fused")
+OTHERS = ("diffusers", "diffusers_compiled", "released", "eager", "compiled")
 FLUSHED_BYTES = 2**28  # five times the L2 cache of an H100
 
 
@@ -50,6 +52,15 @@ def interleaved(
         for name, contender in contenders.items():
             seconds[name].append(_seconds(contender, device, flushed))
     return {name: Times(seconds=tuple(times)) for name, times in seconds.items()}
+
+
+def summarise(times: Mapping[str, Times], floor: float | None) -> dict[str, float]:
+    """Returns medians, others' ratios to our fastest (else the first), and how many times the floor that takes."""
+    row = {f"seconds_{name}": time.median for name, time in times.items()}
+    ours = [times[name] for name in OURS if name in times] or list(times.values())[:1]
+    best = min(ours, key=lambda time: time.median)
+    row |= {f"speedup_over_{name}": times[name].over(best) for name in times if name in OTHERS}
+    return row if floor is None else row | {"floor_seconds": floor, "over_floor": best.median / floor}
 
 
 def clock(device: torch.device) -> str:

@@ -7,14 +7,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderDC,
-    DPMSolverMultistepScheduler,
-    SanaPipeline,
-    SanaSprintPipeline,
-    SanaTransformer2DModel,
-    SCMScheduler,
-)
 from transformers import Gemma2Config, Gemma2Model
 
 from recipes.emoji.tokenizer import train_tokenizer
@@ -25,6 +17,7 @@ CAPTION_CHANNELS = 16
 
 def tiny_components(sample_size: int, *, sprint: bool = False) -> dict[str, torch.nn.Module]:
     """The parts of a random diffusers pipeline, f32 like the real ones."""
+    diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     tokenizer = train_tokenizer(["two red apples left of a cat", "a dog", "一只猫"])
     text_encoder = Gemma2Model(
@@ -39,7 +32,7 @@ def tiny_components(sample_size: int, *, sprint: bool = False) -> dict[str, torc
             query_pre_attn_scalar=8,
         )
     )
-    transformer = SanaTransformer2DModel(
+    transformer = diffusers.SanaTransformer2DModel(
         in_channels=8,
         out_channels=8,
         num_attention_heads=2,
@@ -53,7 +46,7 @@ def tiny_components(sample_size: int, *, sprint: bool = False) -> dict[str, torc
         qk_norm="rms_norm_across_heads",
         guidance_embeds=sprint,
     )
-    vae = AutoencoderDC(
+    vae = diffusers.AutoencoderDC(
         in_channels=3,
         latent_channels=8,
         attention_head_dim=8,
@@ -69,9 +62,11 @@ def tiny_components(sample_size: int, *, sprint: bool = False) -> dict[str, torc
         upsample_block_type="interpolate",
         scaling_factor=0.41407,
     )
-    scheduler = DPMSolverMultistepScheduler(flow_shift=3.0, use_flow_sigmas=True, prediction_type="flow_prediction")
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        flow_shift=3.0, use_flow_sigmas=True, prediction_type="flow_prediction"
+    )
     if sprint:
-        scheduler = SCMScheduler(prediction_type="trigflow", sigma_data=0.5)
+        scheduler = diffusers.SCMScheduler(prediction_type="trigflow", sigma_data=0.5)
     parts = {"tokenizer": tokenizer, "text_encoder": text_encoder, "vae": vae}
     return parts | {"transformer": transformer, "scheduler": scheduler}
 
@@ -80,7 +75,7 @@ def tiny_components(sample_size: int, *, sprint: bool = False) -> dict[str, torc
 def diffusers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Sana pipeline of 512 px (the smallest public size) that diffusers made and saved."""
     folder = tmp_path_factory.mktemp("diffusers-512")
-    SanaPipeline(**tiny_components(16)).save_pretrained(folder)
+    pytest.importorskip("diffusers").SanaPipeline(**tiny_components(16)).save_pretrained(folder)
     return folder
 
 
@@ -88,7 +83,7 @@ def diffusers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same at 64 px, a size that has no bins."""
     folder = tmp_path_factory.mktemp("diffusers-64")
-    SanaPipeline(**tiny_components(2)).save_pretrained(folder)
+    pytest.importorskip("diffusers").SanaPipeline(**tiny_components(2)).save_pretrained(folder)
     return folder
 
 
@@ -96,7 +91,7 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sprint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Sprint pipeline of 1024 px, the only size that diffusers lets it have."""
     folder = tmp_path_factory.mktemp("diffusers-sprint")
-    SanaSprintPipeline(**tiny_components(32, sprint=True)).save_pretrained(folder)
+    pytest.importorskip("diffusers").SanaSprintPipeline(**tiny_components(32, sprint=True)).save_pretrained(folder)
     return folder
 
 

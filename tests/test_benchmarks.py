@@ -1,19 +1,25 @@
 """The benchmarks measure what they say; how long anything takes is not tested."""
 
-import importlib.util
+import importlib
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from benchmarks import readme_table
-from benchmarks.gate import check_errors
-from benchmarks.gpu_suite import BENCHMARKS
-from benchmarks.machine import floor_seconds, write_result
-from benchmarks.references import TRANSFORMERS, count_flops
+import sana_dit.ops
+from benchmarks import image, readme_table
+from benchmarks.floors import count_flops
+from benchmarks.gate import GPU_TESTS, ROOT, check_errors, commands
+from benchmarks.gpu_suite import BENCHMARKS, SECONDS, TESTS, search_path
+from benchmarks.kernels import check_kernels, fastest
+from benchmarks.machine import add_row, floor_seconds, write_result
+from benchmarks.references import TRANSFORMERS
 from benchmarks.timing import Times, interleaved
+from sana import SanaPipeline
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def test_contenders_take_turns_after_two_runs_that_do_not_count():
@@ -61,28 +67,109 @@ def test_operations_of_a_forward_are_counted_without_weights():
     assert count_flops(TRANSFORMERS["1.6b"], batch=2, side=32) == pytest.approx(2 * 2.967e12, rel=1e-3)
 
 
-def test_the_suite_for_a_gpu_runs_modules_that_there_are():
-    for _, (module, *_), _ in BENCHMARKS:
-        assert importlib.util.find_spec(module), module
-    assert sum(seconds for *_, seconds in BENCHMARKS[:5]) < 9 * 60 - 100
+def test_a_run_that_is_cut_short_keeps_the_rows_before(tmp_path):
+    result, out = {"benchmark": "x", "date": "2026-01-02", "device": "a CPU"}, tmp_path / "x.json"
+    for number in range(2):
+        add_row(result, {"pixels": number}, "x", out)
+        assert len(json.loads(out.read_text())["results"]) == number + 1
 
 
-def test_the_readme_has_the_table_of_the_newest_results(tmp_path):
+def test_plain_pytorch_is_not_timed_in_place_of_a_kernel():
+    x, expected = torch.ones(2, 3, 16), frozenset({"sana_dit::modulated_norm"})
+
+    def run() -> None:
+        with fastest(GPU):
+            sana_dit.ops.modulated_norm(x, x[:, 0], x[:, 0])
+
+    check_kernels(run, expected, CPU)
+    check_kernels(run, frozenset({"aten::native_layer_norm"}), GPU)
+    with pytest.raises(SystemExit, match="in place of sana_dit::modulated_norm; nothing was timed"):
+        check_kernels(run, expected, GPU)
+
+
+def test_pictures_in_bfloat16_that_are_wrong_are_not_timed():
+    right, wrong = (SanaPipeline.from_pretrained("embedded", device=CPU, dtype=torch.bfloat16) for _ in range(2))
+    assert 0.001 < image.check(right, None, pixels=64)["error_ours"] < 0.1
+    with torch.no_grad():
+        wrong.transformer.final.proj.weight.mul_(0.9)
+    with pytest.raises(SystemExit, match="nothing was timed"):
+        image.check(wrong, right, pixels=64)
+
+
+def test_the_suite_for_a_gpu_runs_benchmarks_with_options_they_have(monkeypatch):
+    for name, (module, *options), _ in (TESTS, *BENCHMARKS):
+        monkeypatch.setattr(sys, "argv", [name, *options, "--device", "cuda", "--help"])
+        with pytest.raises(SystemExit) as exit:
+            importlib.import_module(module).main()
+        assert exit.value.code == 0, name
+
+
+def test_the_suite_for_a_gpu_keeps_to_its_minutes():
+    assert sum(seconds for *_, seconds in (TESTS, *BENCHMARKS)) < SECONDS == 9 * 60
+
+
+def test_the_suite_for_a_gpu_needs_no_installed_packages_of_this_tree(tmp_path):
+    code = (
+        "import importlib.metadata as m, importlib.util as u; m.version('sana-suite'), print(u.find_spec('sana_dit'))"
+    )
+    path = {"PYTHONPATH": search_path(tmp_path, None)}
+    run = subprocess.run([sys.executable, "-S", "-c", code], env=path, capture_output=True, text=True, check=True)
+    assert str(ROOT / "packages") in run.stdout
+
+
+def test_a_gpu_is_given_every_size_and_type_of_the_kernels_without_diffusers():
+    calls = commands(GPU)
+    assert not any("gpu" in call for call in calls)
+    assert {path for *_, path in calls} >= {path for path in GPU_TESTS if path.endswith(".py")}
+    modules = sorted({module for _, (module, *_), _ in (TESTS, *BENCHMARKS)})
+    collect = ["--collect-only", "-q", "-W", "default", "-p", "no:cacheprovider", *(path for *_, path in calls)]
+    code = f"""
+import importlib, sys
+sys.modules |= dict.fromkeys(("accelerate", "bitsandbytes", "diffusers", "peft"))
+import pytest
+for module in {modules}: importlib.import_module(module)
+sys.exit(pytest.main({collect}))
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    small = [line for line in run.stdout.splitlines() if "::test_is_as_exact_as_plain_pytorch[" in line]
+    assert len(small) > 60
+    assert sum("bfloat16" in line for line in small) > 15
+
+
+def note(folder, name, row, **changes):
     result = {"benchmark": "whole picture beside diffusers", "device": "a CPU", "threads": 2, "date": "2026-01-01"}
-    row = {"dtype": "float32", "pixels": 128, "seconds_ours": 0.5, "seconds_diffusers": 1.0}
-    for number, ratio in enumerate((1.0, 2.0)):
-        rows = [row | {"speedup_over_diffusers": ratio}]
-        (tmp_path / f"{number}.json").write_text(
-            json.dumps(result | {"date": f"2026-01-0{number + 1}", "results": rows})
-        )
+    (folder / f"{name}.json").write_text(json.dumps(result | changes | {"results": [row]}))
+
+
+def test_the_readme_has_the_newest_of_each_measurement(tmp_path):
+    row = {"dtype": "float32", "pixels": 128, "seconds_ours": 0.5, "seconds_diffusers": 1.0, "over_floor": 1.5}
+    note(tmp_path, "b", row | {"speedup_over_diffusers": 2.0}, date="2026-01-02")
+    note(tmp_path, "c", row | {"speedup_over_diffusers": 1.0})
+    note(tmp_path, "d", row | {"speedup_over_diffusers": 3.0}, batch=8)
+    note(tmp_path, "e", row | {"speedup_over_diffusers": 4.0}, threads=1)
+    start, end = "| whole picture, float32, pixels 128", "| 500 ms | diffusers 1 s |"
     table = readme_table.render(readme_table.newest(tmp_path))
     assert table.splitlines()[2:] == [
-        "| whole picture, float32, pixels 128 | 500 ms | diffusers 1 s | 2.00 | a CPU, 2 threads |"
+        f"{start} {end} 2.00 | 1.50 | a CPU, 2 threads |",
+        f"{start}, batch 8 {end} 3.00 | 1.50 | a CPU, 2 threads |",
+        f"{start} {end} 4.00 | 1.50 | a CPU, 1 thread |",
     ]
     marks = f"# R\n{readme_table.BEGIN}old\n{readme_table.END}rest\n"
     assert readme_table.with_table(marks, table) == f"# R\n{readme_table.BEGIN}{table}{readme_table.END}rest\n"
     with pytest.raises(ValueError, match="once each"):
         readme_table.with_table("# R\n", table)
+
+
+def test_the_readme_has_times_without_a_reference_and_optimizers(tmp_path):
+    note(tmp_path, "a", {"blocks": 1, "tokens": 256, "seconds_ours": 1e-3, "ns_a_token": 3906.0}, benchmark="forward")
+    ours = {"optimizer": "CAME8bit row", "nanoseconds_per_parameter": 0.5, "time_over AdamW": 0.25}
+    rows = [ours, {"optimizer": "AdamW", "nanoseconds_per_parameter": 2.0}]
+    note(tmp_path, "b", {"tensors": "whole blocks", "optimizers": rows}, benchmark="steps")
+    assert readme_table.render(readme_table.newest(tmp_path)).splitlines()[2:] == [
+        "| forward, blocks 1, tokens 256 | 1 ms, 3.91e+03 ns a token | - | - | - | a CPU, 2 threads |",
+        "| steps, whole blocks | CAME8bit row 0.5 ns a parameter | AdamW 2 ns | 4.00 | - | a CPU, 2 threads |",
+    ]
 
 
 def test_the_readme_claims_what_was_measured():

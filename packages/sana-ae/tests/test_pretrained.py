@@ -168,33 +168,27 @@ def test_another_layout_is_refused_before_anything_is_written(make_model, tmp_pa
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("has_card", [True, False])
-def test_publishing_uploads_a_folder_that_loads(has_card, make_model, tmp_path, monkeypatch):
+def test_publishing_uploads_a_folder_that_loads(make_model, monkeypatch):
     calls = []
 
-    class Api:
-        def __init__(self, token):
-            calls.append(("token", token))
+    def upload(folder, repo, *, card, **options):
+        assert f'from_pretrained("{repo}")' in card
+        assert DCAE.from_pretrained(folder).config.compression == 32
+        calls.append((repo, options))
+        return "https://hub/commit"
 
-        def create_repo(self, repo, **options):
-            calls.append((repo, options))
+    monkeypatch.setattr("sana_ae.pretrained.upload", upload)
+    assert make_model("sana").push_to_hub("me/ae", licence="mit", private=True, token="t") == "https://hub/commit"
+    weights = ("diffusion_pytorch_model*.safetensors*", "sana.json")
+    assert calls == [("me/ae", {"weights": weights, "licence": "mit", "private": True, "token": "t"})]
 
-        def file_exists(self, repo, name):
-            return has_card
 
-        def upload_folder(self, *, repo_id, folder_path, commit_message):
-            calls.append((repo_id, commit_message, sorted(path.name for path in folder_path.iterdir())))
-            assert DCAE.from_pretrained(folder_path).config.compression == 32
-            return SimpleNamespace(commit_url="https://hub/commit")
-
-    monkeypatch.setattr("sana_ae.pretrained.HfApi", Api)
-    assert make_model("sana").push_to_hub("me/ae", private=True, token="t") == "https://hub/commit"
-    files = ["config.json", "diffusion_pytorch_model.safetensors"]
-    assert calls == [
-        ("token", "t"),
-        ("me/ae", {"private": True, "exist_ok": True}),
-        ("me/ae", "Upload with sana-ae", files if has_card else ["README.md", *files]),
-    ]
+def test_weights_that_are_not_finite_are_not_published(make_model):
+    model = make_model("sana")
+    with torch.no_grad():
+        model.decoder.conv_in.bias[0] = torch.nan
+    with pytest.raises(ValueError, match=r"decoder\.conv_in\.bias hold NaN or infinity"):
+        model.push_to_hub("me/ae")
 
 
 def test_the_published_configurations_differ_from_each_other_only_where_they_should():

@@ -89,6 +89,20 @@ def test_two_captions_share_the_latents_of_a_sample(make_model):
     torch.testing.assert_close(shared, plain, **CLOSE)
 
 
+@pytest.mark.parametrize("times", [[500.0], [500.0, 20.0, 999.0]], ids=["one-time", "own-times"])
+def test_branches_share_the_first_self_attention(make_model, times):
+    model, seen = make_model(qk_norm=True), []
+    latents, caption = torch.randn(3, 4, 6, 8), torch.cat([draw()[1]] * 3)
+    mask, t = rows(1, 1, 1, 9, 21, 7), torch.tensor(times)
+    with torch.no_grad():
+        plain = model(latents.repeat(2, 1, 1, 1), t.expand(3).repeat(2), caption, mask)
+        for block in model.blocks:
+            block.self_attn.register_forward_hook(lambda attention, args, output: seen.append(len(output)))
+        shared = model.denoise(latents, model.time(t, None), model.prepare(caption, mask))
+    torch.testing.assert_close(shared, plain, **CLOSE)
+    assert seen == [3, 6]
+
+
 def test_one_time_serves_every_sample(make_model):
     model, (latents, caption), t = make_model(), draw(), torch.tensor([500.0])
     conditioning = model.prepare(caption, rows(4, 9))

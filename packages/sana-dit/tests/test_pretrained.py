@@ -235,26 +235,28 @@ def test_loading_draws_no_random_numbers(tmp_path, model):
     assert not any(tensor.is_meta for tensor in [*loaded.parameters(), *loaded.buffers()])
 
 
-@pytest.mark.parametrize("has_card", [False, True])
-def test_publishing_uploads_a_folder_that_loads(tmp_path, model, monkeypatch, has_card):
+def test_publishing_uploads_a_folder_that_loads(model, monkeypatch):
     uploaded = {}
 
-    class Commit:
-        commit_url = "https://huggingface.co/owner/name/commit/0"
+    def upload(folder, repo, *, card, weights, **options):
+        uploaded.update(options, repo=repo, card=card, config=SanaTransformer.from_pretrained(folder).config)
+        assert {path.name for pattern in weights for path in folder.glob(pattern)} == {NAME, "sana.safetensors"}
+        return "https://huggingface.co/owner/name/commit/0"
 
-    def upload(self, *, repo_id, folder_path, commit_message):
-        uploaded["files"] = {path.name for path in folder_path.iterdir()}
-        uploaded["config"] = SanaTransformer.from_pretrained(folder_path).config
-        return Commit()
+    monkeypatch.setattr("sana_dit.pretrained.upload", upload)
+    assert model.push_to_hub("owner/name", licence="mit", private=True, token="t").endswith("commit/0")
+    assert 'from_pretrained("owner/name")' in uploaded.pop("card")
+    assert uploaded == {
+        "repo": "owner/name", "config": model.config, "licence": "mit", "private": True, "token": "t"
+    }  # fmt: skip
 
-    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo, **options: uploaded.update(options))
-    monkeypatch.setattr(HfApi, "file_exists", lambda self, repo, name: has_card)
-    monkeypatch.setattr(HfApi, "upload_folder", upload)
-    assert model.push_to_hub("owner/name", private=True, token="t").endswith("commit/0")
-    assert uploaded["private"]
-    assert uploaded["exist_ok"]
-    assert uploaded["config"] == model.config
-    assert ("README.md" in uploaded["files"]) is not has_card
+
+@pytest.mark.parametrize("name", ["proj_out.bias", "null_caption"])
+def test_weights_that_are_not_finite_are_not_published(model, name):
+    with torch.no_grad():
+        model.get_parameter(name)[0] = torch.nan if name != "null_caption" else 0
+    with pytest.raises(ValueError, match=f"{name} hold NaN or infinity"):
+        model.push_to_hub("owner/name")
 
 
 def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub():

@@ -28,9 +28,10 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 # The interpreter's arithmetic in bfloat16 is not that of a GPU.
-@pytest.fixture(
-    params=[torch.float32, torch.float16] if INTERPRETED else [torch.float32, torch.float16, torch.bfloat16]
-)
+DTYPES = [torch.float32, torch.float16, *([] if INTERPRETED else [torch.bfloat16])]
+
+
+@pytest.fixture(params=DTYPES, ids=str)
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     """What small sizes are tested in."""
     return request.param

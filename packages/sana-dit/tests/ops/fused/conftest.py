@@ -27,6 +27,16 @@ def device(request: pytest.FixtureRequest) -> str:
     return "cuda"
 
 
+# The interpreter's arithmetic in bfloat16 is not that of a GPU.
+DTYPES = [torch.float32, torch.float16, *([] if INTERPRETED else [torch.bfloat16])]
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """What small sizes are tested in."""
+    return request.param
+
+
 @pytest.fixture
 def draw(device: str) -> Callable[..., Tensor]:
     """Draws normal numbers, the same ones whatever the dtype and device."""

@@ -30,8 +30,8 @@ def test_is_as_exact_as_plain_pytorch(sizes, dtype, draw, assert_exact):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("sizes", REAL)
-def test_is_as_exact_as_plain_pytorch_at_real_sizes(sizes, dtype, draw, assert_exact):
+@pytest.mark.parametrize("sizes", [*SMALL, *REAL])
+def test_is_as_exact_as_plain_pytorch_on_a_gpu(sizes, dtype, draw, assert_exact):
     check(sizes, dtype, draw, assert_exact, batch=2)
 
 

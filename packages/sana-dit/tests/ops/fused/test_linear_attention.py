@@ -25,7 +25,6 @@ def check(sizes, dtype, draw, assert_exact, *, normed=True, batch=2):
     assert_exact(*functions, *operands, *norms)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("sizes", SMALL)
 def test_is_as_exact_as_plain_pytorch(sizes, dtype, draw, assert_exact):
     check(sizes, dtype, draw, assert_exact, batch=1 if sizes[0] > 100 else 2)
