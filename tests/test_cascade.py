@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -155,6 +156,9 @@ def test_a_cascade_is_not_started_over_or_resumed_otherwise(cascade):
     other = train(*few, "--resume", "--set", "small.objective.shift=2.0")
     assert other.exit_code == 2
     assert "stage small is finished and was trained otherwise ([objective] {'shift': 3.0" in other.stderr
+    deeper = train(*few, "--resume", "--set", "model.num_layers=5")
+    assert deeper.exit_code == 2
+    assert "stage small is finished and was trained otherwise ([model] {" in deeper.stderr
     assert train(*few, "--resume", "--allow-changes", "--set", "small.objective.shift=2.0").exit_code == 0
 
 
@@ -164,6 +168,29 @@ def test_a_change_is_for_all_stages_or_for_one(cascade):
     assert [stage.settings.optimizer.lr for stage in read.stages] == [1e-4, 1e-4]
     assert [stage.settings.train.run_dir for stage in read.stages] == ["x/1-small", "x/2-large"]
     assert [stage.settings.objective.shift for stage in read.stages] == [3.0, 6.0]
+    everywhere = read_cascade(cascade, ["objective.shift=2.0"])
+    assert [stage.settings.objective.shift for stage in everywhere.stages] == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "sizes"),
+    [("large.model.sample_size=8", [2, 8]), ("small.model.sample_size=1", [1, 4]), ("model.sample_size=8", [8, 8])],
+)
+def test_a_change_of_the_resolution_reaches_its_stages(cascade, change, sizes):
+    stages = planned(read_cascade(cascade, [change]))
+    assert [stage.settings.model.config.sample_size for stage in stages] == sizes
+
+
+def test_a_change_may_not_give_a_later_stage_another_shape(cascade):
+    with pytest.raises(ValueError, match=r"stage large: \[model\] has num_layers; it goes on from the stage before"):
+        read_cascade(cascade, ["large.model.num_layers=3"])
+
+
+def test_a_model_may_be_the_first_stages_own(cascade):
+    text = CASCADE.replace("[model]", "[unused]").replace("model.sample_size = 2", 'model.init = "embedded"')
+    text = re.sub(r"\[unused\].*?\n\n", "", text, flags=re.DOTALL)
+    cascade.write_text(re.sub(r"model\.(sample_size = 4|interpolation_scale = 2.0)\n", "", text))
+    assert [stage.settings.model.init for stage in read_cascade(cascade).stages] == ["embedded", "run/1-small/model"]
 
 
 def test_the_published_cascade_is_planned_without_data_or_weights(cascade):

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from sana import SanaPipeline
-from sana.catalog import CHECKPOINTS, find, locate, nearest
+from sana.catalog import CHECKPOINTS, find, locate, nearest, public_name
+from sana.commands.info import info
 from sana.commands.list_models import list_models
 from sana.model_facts import model_facts
 from sana_dit import SANA_1_5_4_8B
@@ -47,6 +48,27 @@ def test_what_a_public_checkpoint_is_and_costs_is_known_without_its_files():
     assert facts["components"]["text_encoder"]["parameters"] == 2_614_341_888
     assert (facts["height"], facts["steps"], facts["flow_shift"]) == (1024, 20, 3.0)
     assert find("sana-1.5-4.8b-1024").config == SANA_1_5_4_8B
+
+
+def test_info_says_where_a_checkpoint_is_and_how_it_may_be_used(capsys):
+    info("sana-sprint-1.6b-1024")
+    shown = capsys.readouterr().out
+    checkpoint = find("sana-sprint-1.6b-1024")
+    for part in (checkpoint.repository, "revision main", checkpoint.licence, "bfloat16", "size bins", "no flow shift"):
+        assert part in shown
+    facts = model_facts("embedded")
+    assert (facts["dtype"], facts["revision"], facts["bins"]) == ("float16", None, None)
+
+
+def test_a_hub_id_that_is_not_in_diffusers_layout_suggests_the_one_that_is():
+    assert nearest("Efficient-Large-Model/SANA1.5_1.6B_1024px") == "sana-1.5-1.6b-1024"
+    assert nearest("somebody/else") is None
+
+
+def test_a_parent_is_named_without_telling_a_local_path(small_folder):
+    assert public_name(small_folder) == small_folder.name
+    assert public_name("sana-1.5-1.6b-1024") == "Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers"
+    assert (public_name("embedded"), public_name("a/b")) == ("embedded", "a/b")
 
 
 def test_the_command_lists_every_checkpoint(capsys):

@@ -2,11 +2,14 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from sana.commands import app
+from sana_ae import DCAE
+from sana_ae.ops.implementation import selected
 
 
 @pytest.fixture
@@ -65,6 +68,8 @@ def test_the_settings_in_a_picture_draw_it_again(run, small_folder, tmp_path):
         (["--steps", "0"], "steps=0"),
         (["--steps", "-4"], "steps=-4"),
         (["--dtype", "int8"], "--dtype is 'int8'"),
+        (["--kernels", "triton"], "--kernels is 'triton'; it is reference or fused"),
+        (["--tile", "48"], "tile is 48 pixels; it must be a multiple of 32"),
         (["-n", "2", "--out", "one.png"], "one file, for 2 pictures"),
     ],
 )
@@ -91,6 +96,25 @@ def test_negative_prompt_and_guidance_reach_the_pipeline(run, small_folder, tmp_
     run(*common, tmp_path / "strong.png", "--cfg", 9)
     pictures = {name: Image.open(tmp_path / f"{name}.png").tobytes() for name in ("plain", "negative", "strong")}
     assert len(set(pictures.values())) == 3
+
+
+def test_tiles_and_batches_change_no_picture(run, small_folder, tmp_path):
+    common = ("generate", "a cat", "a dog", "--model", small_folder, "--size", "128x128", "--steps", 1, "--no-progress")
+    assert run(*common, "--out", tmp_path / "whole").exit_code == 0
+    assert run(*common, "--out", tmp_path / "pieces", "--tile", 64, "--batch-size", 1).exit_code == 0
+    for name in ("a-cat-0.png", "a-dog-0.png"):
+        whole, pieces = (np.asarray(Image.open(tmp_path / out / name)).astype(int) for out in ("whole", "pieces"))
+        assert np.abs(whole - pieces).max() <= 1  # sums are rounded otherwise
+
+
+def test_kernels_reach_the_pipeline(run, small_folder, tmp_path, monkeypatch):
+    seen = []
+    decode = DCAE.decode
+    monkeypatch.setattr(DCAE, "decode", lambda *args, **options: seen.append(selected()) or decode(*args, **options))
+    for options in (["--kernels", "fused"], []):
+        arguments = ["--model", small_folder, "--steps", 1, "--no-progress", "--out", tmp_path]
+        assert run("generate", "a cat", *arguments, *options).exit_code == 0
+    assert seen == ["fused", "reference"]
 
 
 def test_an_unknown_model_is_said_in_one_line(run, tmp_path):

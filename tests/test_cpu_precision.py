@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import pytest
 import torch
@@ -45,6 +47,15 @@ def test_a_damaged_or_foreign_file_is_measured_over(cache, text):
 def test_a_cache_that_cannot_be_written_costs_only_the_measurement(cache):
     cache.parent.write_text("a file where the folder should be")
     assert fastest_dtype() in (torch.float32, torch.bfloat16)
+
+
+def test_a_full_disk_is_left_as_it_was(cache, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert fastest_dtype() in (torch.float32, torch.bfloat16)
+    assert list(cache.parent.iterdir()) == []
 
 
 def test_the_gain_is_a_ratio_of_times():

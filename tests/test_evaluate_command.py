@@ -177,3 +177,21 @@ def test_a_folder_without_prompts_is_said(run, tmp_path, made):
         result = run(tmp_path / name, "--detections", made)
         assert result.exit_code == 2
         assert name in result.stderr
+
+
+def test_a_table_says_how_its_pictures_were_drawn(run, images, made):
+    for number, path in enumerate(sorted(images.rglob("*.png"))):
+        drawn = {"model": "embedded", "seed": number % 2, "steps": 20, "guidance_scale": 4.0, "negative_prompt": ""}
+        save_png(Image.new("RGB", (32, 32), "red"), path, drawn)
+    assert run(images, "--detections", made, "--no-sheets", "--no-progress").exit_code == 0
+    settings = json.loads((images / "table.json").read_text())["settings"]
+    assert settings == {"model": "embedded", "steps": 20, "guidance_scale": 4.0, "seeds": "0 to 1"}
+
+
+def test_pictures_that_were_drawn_in_several_ways_are_told_so(run, images, made):
+    first, second, *_ = sorted(images.rglob("*.png"))
+    for steps, path in ((10, first), (20, second)):
+        save_png(Image.new("RGB", (32, 32), "red"), path, {"model": "a/b", "seed": 7, "steps": steps})
+    assert run(images, "--detections", made, "--no-sheets", "--no-progress").exit_code == 0
+    settings = json.loads((images / "table.json").read_text())["settings"]
+    assert settings == {"model": "a/b", "steps": [10, 20], "seeds": "7", "pictures_without_settings": 2}

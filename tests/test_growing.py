@@ -112,7 +112,7 @@ def test_a_pipeline_becomes_a_deeper_pipeline(small_folder, tmp_path):
     ]
     assert pictures[0].tobytes() == pictures[1].tobytes()
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(
-        ["growth.json", *(p.name for p in small_folder.iterdir())]
+        ["growth.json", "parent.json", *(p.name for p in small_folder.iterdir())]
     )
 
 
@@ -136,7 +136,7 @@ def test_the_command_says_what_it_did(run, transformer_folder, tmp_path):
     result = run(transformer_folder, tmp_path / "new", "--depth", 7, "--drop-last", 0, "--init", "interleaved")
     assert result.exit_code == 0, result.output
     assert "3 blocks -> 7: 3 stay, 0 dropped, 4 new (interleaved, seed 0)" in result.output
-    assert "max |dy| 0 in float32, 0 in bfloat16: the same function, bit for bit" in result.output
+    assert "max |dy| 0 in float32, 0 in bfloat16, measured now: the same function, bit for bit" in result.output
 
 
 def test_the_command_prints_the_plan_as_json(run, transformer_folder, tmp_path):
@@ -151,6 +151,15 @@ def test_the_command_repeats_a_plan(run, transformer_folder, tmp_path):
     result = run(transformer_folder, tmp_path / "two", "--plan", tmp_path / "one" / "growth.json")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "one" / "growth.json").read_bytes() == (tmp_path / "two" / "growth.json").read_bytes()
+    assert "measured when the plan was made" in result.output
+
+
+def test_a_pipeline_is_not_grown_into_itself(run, small_folder, tmp_path):
+    shutil.copytree(small_folder, tmp_path / "old")
+    result = run(tmp_path / "old", tmp_path / "old" / "new", "--depth", 4)
+    assert result.exit_code == 2
+    assert "is inside of" in result.stderr
+    assert not (tmp_path / "old" / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,18 @@ def test_a_wrong_token_writes_nothing(hub, hf, folder):
 
 
 def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub, hf, folder, tmp_path):
+    content = CONTENT * 24  # 24 MiB: what has come is kept in blocks of 10 MB
+    (folder / "vae" / "model.safetensors").write_bytes(content)
     hf("upload", "tester/model", str(folder), ".")
     hub.cut_downloads = 1
     hf("download", "tester/model", "--local-dir", str(tmp_path / "back"))
     assert hub.cut_downloads == 0
-    assert (tmp_path / "back" / "vae" / "model.safetensors").read_bytes() == CONTENT
+    assert any(int(asked.removeprefix("bytes=").split("-")[0]) > 0 for asked in hub.ranges)
+    assert (tmp_path / "back" / "vae" / "model.safetensors").read_bytes() == content
+
+
+def test_an_upload_whose_connection_breaks_is_sent_again(hub, hf, folder):
+    hub.cut_uploads = 1
+    hf("upload", "tester/model", str(folder), ".")
+    assert list(hub.uploads.values()) == [2]
+    assert list(hub.large.values()) == [CONTENT]

@@ -8,6 +8,8 @@ from diffusers import SanaPipeline as DiffusersPipeline
 from diffusers import SanaSprintPipeline
 from safetensors.torch import load_file, save_file
 
+import sana_ae.ops.implementation
+import sana_dit.ops.implementation
 from sana import PipelineFacts, SanaPipeline
 from sana.prompts import pair
 
@@ -188,6 +190,32 @@ def test_offloading_changes_no_pixel(small_folder, pipeline):
     assert np.array_equal(offloaded("a cat", steps=2, progress=False)[0], pipeline("a cat", steps=2, progress=False)[0])
 
 
+def test_tiles_change_no_picture_and_bound_what_is_decoded_at_once(small_folder, pipeline):
+    tiled = SanaPipeline.from_pretrained(small_folder, device="cpu", tile=64)
+    sides = []
+    tiled.autoencoder.decoder.conv_out.register_forward_hook(lambda _, __, image: sides.append(max(image.shape[-2:])))
+    settings = {"steps": 1, "height": 128, "width": 192, "progress": False}
+    whole, pieces = (np.asarray(p("a cat", [2], **settings)[0]).astype(int) for p in (pipeline, tiled))
+    assert len(sides) == 2 * 3
+    assert max(sides) < 128  # a tile and its margin
+    # Sums over tiles round otherwise by about 1e-6: a value of 255 flips where it was that near to a half.
+    assert np.abs(whole - pieces).max() <= 1
+    assert (whole != pieces).mean() < 1e-3
+    with pytest.raises(ValueError, match="tile is 48 pixels; it must be a multiple of 32"):
+        SanaPipeline.from_pretrained(small_folder, device="cpu", tile=48)
+
+
+def test_large_pictures_are_decoded_one_at_a_time(small_folder):
+    own = SanaPipeline.from_pretrained(small_folder, device="cpu")
+    batches = []
+    own.autoencoder.decoder.register_forward_hook(lambda _, __, images: batches.append(len(images)))
+    latents = torch.randn(2, 8, 1, 33, generator=torch.Generator().manual_seed(0))
+    large, small = own.decode(latents), own.decode(latents[..., :32])
+    assert (large.shape, small.shape) == ((2, 3, 32, 1056), (2, 3, 32, 1024))
+    assert batches == [1, 1, 2]
+    assert torch.equal(large[1:], own.decode(latents[1:]))
+
+
 def rewrite(path, **changes):
     path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | changes))
 
@@ -216,12 +244,15 @@ def test_a_null_caption_stands_for_the_empty_negative_prompt(small_folder, pipel
     assert np.array_equal(negative, pipeline("a cat", steps=2, negative_prompt="a dog", progress=False)[0])
 
 
-def test_a_black_picture_is_an_error(small_folder):
+def test_a_black_picture_is_a_picture_except_where_it_tells_of_overflow(small_folder):
     black = SanaPipeline.from_pretrained(small_folder, device="cpu")
     with torch.no_grad():
         black.autoencoder.decoder.conv_out.weight.zero_()
         black.autoencoder.decoder.conv_out.bias.fill_(-2)
-    with pytest.raises(FloatingPointError, match="black picture"):
+    (picture,) = black("a cat", steps=1, progress=False)
+    assert not np.asarray(picture).any()
+    black.autoencoder.half()
+    with pytest.raises(FloatingPointError, match=r"black picture in torch\.float16: decode in fp32 or bf16"):
         black("a cat", steps=1, progress=False)
 
 
@@ -285,3 +316,28 @@ def test_a_pipeline_has_cuda_graphs_on_a_gpu_only(pipeline):
     assert pipeline.cuda_graph
     assert pipeline._step_graphs() is None
     assert pipeline.velocity(captions, negative, scale=2.0)
+
+
+def test_kernels_are_switched_on_for_drawing_and_off_again(small_folder, pipeline, monkeypatch):
+    fused, seen = SanaPipeline.from_pretrained(small_folder, device="cpu", kernels="fused"), []
+
+    def look(*_):
+        seen.append((sana_dit.ops.implementation.selected(), sana_ae.ops.implementation.selected()))
+
+    fused.transformer.blocks[0].self_attn.register_forward_hook(look)
+    fused.autoencoder.decoder.register_forward_hook(look)
+    drawn = fused("a cat", steps=1, progress=False)
+    fused.previewing("a cat", [0], at=[0.5], keep=lambda pictures: look() or [0], steps=2)
+    assert set(seen[:2]) == {("fused", "fused")}
+    look()
+    assert seen[-1] == ("reference", "reference")
+    assert np.array_equal(drawn[0], pipeline("a cat", steps=1, progress=False)[0])  # here, where neither can run
+    with pytest.raises(FloatingPointError):
+        fused.follow(lambda x, t: x * torch.nan, [0], size=(64, 64), steps=1)
+    look()
+    assert seen[-1] == ("reference", "reference")
+
+
+def test_unknown_kernels_are_refused(pipeline):
+    with pytest.raises(ValueError, match="kernels is 'triton'; it must be 'reference' or 'fused'"):
+        SanaPipeline(pipeline.caption_encoder, pipeline.transformer, pipeline.autoencoder, kernels="triton")

@@ -11,7 +11,7 @@ from sana import SanaPipeline
 from sana.commands import app
 from sana.pruning import Choice, prune_pipeline, read_scores
 from sana.pruning_calibration import Calibration, VelocityError, calibration_prompts, draw_samples, measure_importance
-from sana.pruning_recovery import DrawnSamples, empty_caption
+from sana.pruning_recovery import DrawnSamples, empty_caption, recovery_settings
 from sana_dit import SanaTransformer
 from sana_scale import PrunePlan
 from sana_train import write_shard
@@ -96,7 +96,14 @@ def test_a_pruned_folder_loads_here_and_in_diffusers_with_its_report(run, tmp_pa
     native = SanaTransformer.from_pretrained(tmp_path / "native")
     assert len(native.blocks) == 1
     report = set(os.listdir(tmp_path / "small" / "pruning"))
-    assert report == {"plan.json", "report.md", "report.json", "importance.png", "importance_by_time.png"}
+    assert report == {
+        "parent.json",
+        "plan.json",
+        "report.md",
+        "report.json",
+        "importance.png",
+        "importance_by_time.png",
+    }
     assert [stage["name"] for stage in record["stages"]] == ["unpruned", "pruned"]
     assert PrunePlan.load(tmp_path / "small" / "pruning" / "plan.json").kept == tuple(record["plan"]["kept"])
 
@@ -220,8 +227,37 @@ def test_recovery_follows_a_run_file(run, recipe, tmp_path):
     assert result.exit_code == 0, result.output
     stages = json.loads(result.stdout)["stages"]
     assert stages[-1]["name"] == "recovered, 3 steps"
-    lines = (tmp_path / "small" / "pruning" / "recovery" / "metrics.jsonl").read_text().splitlines()
+    lines = (tmp_path / "small.recovery" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 3
+
+
+def test_a_run_file_may_describe_another_model(recipe, tmp_path):
+    shape = '[model]\npreset = "SANA_1_5_1_6B"\nnum_layers = 2\n'
+    recipe.write_text(recipe.read_text().replace('[model]\ninit = "replaced"\n', shape))
+    settings = recovery_settings(recipe, 'C:\\new "model"', tmp_path / 'run "1"')
+    assert (settings.model.init, settings.model.config) == ('C:\\new "model"', None)
+    assert settings.train.run_dir == str(tmp_path / 'run "1"')
+
+
+def test_what_only_weights_in_bf16_can_do_is_refused(recipe, tmp_path):
+    text = recipe.read_text().replace('init = "replaced"\n', 'init = "replaced"\nweights = "bf16"\n')
+    recipe.write_text(text.replace("lr = 1e-4\n", "lr = 1e-4\nstochastic_rounding = true\n"))
+    with pytest.raises(ValueError, match=r'stochastic_rounding is true and .model. weights "fp32"'):
+        recovery_settings(recipe, "embedded", tmp_path)
+
+
+def test_recovery_draws_captions_as_the_run_file_says(run, recipe, pipeline, tmp_path):
+    captions = pipeline.caption_encoder([*PROMPTS, *reversed(PROMPTS)])
+    latents = torch.randn(4, 8, 2, 2, generator=torch.Generator().manual_seed(0))
+    several = {"captions_of": [2] * 4, "caption_scores": [0.0, 90.0] * 4, "keys": PROMPTS, "scaling_factor": 0.5}
+    write_shard(tmp_path / "shards" / "0.safetensors", latents, captions.embeddings, captions.mask.bool(), **several)
+    text, losses = recipe.read_text(), []
+    for tau in (0.1, '"none"'):  # the better caption always, or either
+        recipe.write_text(f"{text}caption_tau = {tau}\n")
+        assert run(tmp_path / str(tau), "--blocks", 1, "--recover", recipe).exit_code == 0
+        metrics = (tmp_path / f"{tau}.recovery" / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in metrics])
+    assert losses[0] != losses[1]
 
 
 def test_a_run_file_with_its_own_validation_is_refused(run, recipe, tmp_path):

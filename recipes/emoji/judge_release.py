@@ -4,13 +4,15 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from string import Template
 from typing import Any
+
+from jinja2 import StrictUndefined, Template
 
 from recipes.emoji.judge_samples import DRAWN_BY, IMAGES_PER_PROMPT
 from recipes.emoji.release import EMBEDDED, ROOT
 from recipes.emoji.run_folder import digest
 from recipes.emoji.train_judge import REPORT
+from recipes.emoji.vocabulary import COLORS, THINGS
 from sana_judge import VILAJudge
 from sana_judge.training import write_report
 
@@ -43,8 +45,10 @@ def card(judge: VILAJudge, report: dict[str, Any], *, size: int, machine: str) -
     """The model card, every number of which was measured or counted."""
     parts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in judge.model.named_children()}
     vision, language, training = judge.model.config.vision, judge.model.config.language, report["training"]
-    return Template(CARD.read_text()).substitute(
+    return Template(CARD.read_text(), undefined=StrictUndefined, keep_trailing_newline=True).render(
         parts,
+        objects=len(THINGS),
+        colours=len(COLORS),
         parameters=f"{sum(parts.values()):,}",
         megabytes=f"{size / 1e6:.1f}",
         tile=vision.image_size,

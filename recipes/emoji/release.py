@@ -4,12 +4,14 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import torch
+from jinja2 import StrictUndefined, Template
 
 from recipes.emoji.run_folder import digest
+from recipes.emoji.train_transformer import CAPTION_DROPOUT
+from recipes.emoji.vocabulary import COLORS, THINGS
 from sana import SanaPipeline
 
 ROOT = Path(__file__).parents[2]
@@ -64,8 +66,11 @@ def card(pipeline: SanaPipeline, run: Path, table: dict[str, Any], *, machine: s
     autoencoder, training, detector = (json.loads((run / path).read_text()) for path in MEASURED.values())
     text = pipeline.caption_encoder.text_encoder.config
     rows = [f"| {task} | {score:.2f} |" for task, score in table["tasks"].items()]
-    return Template(CARD.read_text()).substitute(
+    return Template(CARD.read_text(), undefined=StrictUndefined, keep_trailing_newline=True).render(
         {f"{name}_parameters": f"{count:,}" for name, count in counts.items()},
+        objects=len(THINGS),
+        colours=len(COLORS),
+        caption_dropout=f"{training.get('caption_dropout', CAPTION_DROPOUT):.0%}",
         parameters=f"{sum(counts.values()):,}",
         layers=pipeline.transformer.config.num_layers,
         width=pipeline.transformer.config.width,

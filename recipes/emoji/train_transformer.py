@@ -21,6 +21,7 @@ from sana_dit import CaptionEncoder, SanaConfig, SanaTransformer
 from sana_train import FlowMatching, TrainConfig, Trainer
 
 WIDTH = 256
+CAPTION_DROPOUT = 0.1
 FLOW_SHIFT = 3.0
 GUIDANCE_SCALE = 4.0
 
@@ -85,7 +86,13 @@ class EncodedScenes:
     """
 
     def __init__(
-        self, scenes: dict[str, Tensor], empty: Tensor, *, scaling_factor: float, batch_size: int, dropout: float = 0.1
+        self,
+        scenes: dict[str, Tensor],
+        empty: Tensor,
+        *,
+        scaling_factor: float,
+        batch_size: int,
+        dropout: float = CAPTION_DROPOUT,
     ) -> None:
         self.latents = scenes["latents"].float() * scaling_factor
         self.tokens = scenes["tokens"].long()
@@ -161,6 +168,7 @@ def main() -> None:
         raise SystemExit("stopped: the same command goes on")
     assemble(options.out).save_pretrained(options.out / "pipeline")
     report = {"steps": options.steps, "batch_size": options.batch_size, "scenes": len(batches.latents)}
+    report["caption_dropout"] = batches.dropout
     if options.start_from:
         earlier = json.loads((options.start_from / "transformer.json").read_text())
         report["steps"] += earlier["steps"]

@@ -67,18 +67,18 @@ def read_cascade(path: str | Path, changes: Sequence[str] = ()) -> Cascade:
         if not isinstance(section, dict):
             raise ValueError(f"{path} has {name} {section!r}; it must be a section, [{name}]")
     names = _names(given, str(path))
-    per_stage = [_merged(shared, stage, str(path)) for stage in given]
+    own = {name: _sections(stage, str(path)) for name, stage in zip(names, given, strict=True)}
     for change in changes:
-        _apply(change, cascade, dict(zip(names, per_stage, strict=True)))
+        _apply(change, cascade, shared, own)
     run_dir = Path(fill(CascadeSettings, cascade, where="[cascade]").run_dir)
     stages: list[Stage] = []
-    for place, (name, sections) in enumerate(zip(names, per_stage, strict=True), 1):
+    for place, (name, stage) in enumerate(own.items(), 1):
         where = f"{path}, stage {name}:"
-        own = given[place - 1].get("model", {})
+        sections = _merged(shared, stage)
         try:
             if stages:
                 before = Path(stages[-1].settings.train.run_dir)
-                sections["model"] = _going_on(sections["model"], own, before / "model")
+                sections["model"] = _going_on(sections.get("model", {}), stage.get("model", {}), before / "model")
             sections["train"] = _placed(sections.get("train", {}), run_dir / f"{place}-{name}")
             stages.append(Stage(name, settings_of(sections, where=where)))
         except ValueError as error:
@@ -111,42 +111,45 @@ def _names(stages: Sequence[Any], path: str) -> list[str]:
     return names
 
 
-def _merged(shared: Mapping[str, Section], stage: Mapping[str, Any], path: str) -> dict[str, Section]:
-    """Sections of which those of the stage replace single keys."""
-    merged = {name: dict(section) for name, section in shared.items()}
-    for name, section in stage.items():
-        if name == "name":
-            continue
+def _sections(stage: Mapping[str, Any], path: str) -> dict[str, Section]:
+    """What is a stage's own."""
+    sections = {name: section for name, section in stage.items() if name != "name"}
+    for name, section in sections.items():
         if not isinstance(section, dict):
             raise ValueError(f"{path} has {name} in stage {stage['name']}; put it where it belongs, as in train.{name}")
-        merged[name] = {**merged.get(name, {}), **section}
-    return merged
+    return sections
 
 
-def _apply(change: str, cascade: Section, per_stage: Mapping[str, dict[str, Section]]) -> None:
+def _apply(change: str, cascade: Section, shared: dict[str, Section], own: Mapping[str, dict[str, Section]]) -> None:
+    """Change the tables of the file: a stage's own, or the shared one and no stage's own says otherwise."""
     name, key, value = parsed_change(change)
     if name == "cascade":
         cascade[key] = value
-        return
-    chosen = list(per_stage.values())
-    if name in per_stage:
-        chosen = [per_stage[name]]
-        name, _, key = key.partition(".")
+    elif name in own:
+        section, _, key = key.partition(".")
         if not key:
             raise ValueError(f"--set is {change!r}; of one stage give stage.section.key=value")
-    for sections in chosen:
-        sections.setdefault(name, {})[key] = value
+        own[name].setdefault(section, {})[key] = value
+    else:
+        shared.setdefault(name, {})[key] = value
+        for sections in own.values():
+            sections.get(name, {}).pop(key, None)
+
+
+def _merged(shared: Mapping[str, Section], own: Mapping[str, Section]) -> dict[str, Section]:
+    """Sections of which those of a stage replace single keys."""
+    return {name: {**shared.get(name, {}), **own.get(name, {})} for name in {**shared, **own}}
 
 
 def _going_on(section: Section, own: Section, model: Path) -> Section:
     """[model] of a stage that takes up the weights of the one before."""
-    if wrong := [key for key in own if key not in ("weights", *POSITIONS)]:
+    if wrong := [key for key in own if key not in ("weights", "kernels", *POSITIONS)]:
         raise ValueError(
             f"[model] has {', '.join(wrong)}; it goes on from the stage before, so only weights, "
-            f"{' and '.join(POSITIONS)} may be given"
+            f"kernels, {' and '.join(POSITIONS)} may be given"
         )
     kept = {key: value for key, value in own.items() if key in POSITIONS}
-    return kept | {key: section[key] for key in ("weights",) if key in section} | {"init": str(model)}
+    return kept | {key: section[key] for key in ("weights", "kernels") if key in section} | {"init": str(model)}
 
 
 def _placed(section: Section, run_dir: Path) -> Section:

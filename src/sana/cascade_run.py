@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ import torch
 import torch.distributed as dist
 
 from sana.cascade import Cascade, Stage
+from sana.kernels import use_kernels
 from sana.training_run import make_trainer
+from sana_scale.files import write_json
 from sana_train import CheckpointError
 
 FINISHED = "finished.json"
@@ -37,7 +38,8 @@ def train_cascade(
         if not _train(stage, device, allow_changes=allow_changes):
             return stage.name
         if not dist.is_initialized() or dist.get_rank() == 0:
-            _write_finished(stage)
+            record = {"train": stage.settings.train.as_json()} | _deciding(stage)
+            write_json(Path(stage.settings.train.run_dir) / FINISHED, record)
         gc.collect()  # the trainer's cycles hold the stage's weights
         torch.cuda.empty_cache()
     return None
@@ -45,7 +47,8 @@ def train_cascade(
 
 def _train(stage: Stage, device: torch.device, *, allow_changes: bool) -> bool:
     trainer = make_trainer(stage.settings, device=device, resume=True, allow_changes=allow_changes)
-    return trainer.fit()
+    with use_kernels(stage.settings.model.kernels):
+        return trainer.fit()
 
 
 def _is_finished(stage: Stage, *, allow_changes: bool) -> bool:
@@ -69,16 +72,9 @@ def _is_finished(stage: Stage, *, allow_changes: bool) -> bool:
 def _deciding(stage: Stage) -> dict[str, Any]:
     """What else than [train] decides what a stage learns, as JSON gives it back."""
     settings = stage.settings
-    sections = {"optimizer": settings.optimizer, "objective": settings.objective, "data": settings.data}
-    decided: dict[str, Any] = json.loads(json.dumps({name: asdict(section) for name, section in sections.items()}))
-    return decided | {"positions": settings.model.positions, "weights": settings.model.weights}
-
-
-def _write_finished(stage: Stage) -> None:
-    path = Path(stage.settings.train.run_dir) / FINISHED
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"train": stage.settings.train.as_json()} | _deciding(stage), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    sections = {name: getattr(settings, name) for name in ("optimizer", "objective", "data", "growth")}
+    model = {name: value for name, value in asdict(settings.model).items() if name != "kernels"}
+    if Path(settings.train.run_dir).parent in Path(settings.model.init or "").parents:
+        model["init"] = "the stage before"  # wherever the cascade lies now
+    decided = {name: asdict(section) for name, section in sections.items() if section is not None}
+    return json.loads(json.dumps(decided | {"model": model}))  # type: ignore[no-any-return]

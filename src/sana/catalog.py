@@ -113,5 +113,14 @@ def locate(name: str | Path, revision: str | None = None) -> tuple[str | Path, s
 
 
 def nearest(name: str) -> str | None:
-    """Returns the name in the catalog that was probably meant, if any comes near."""
-    return next(iter(difflib.get_close_matches(name.lower(), [EMBEDDED, *_BY_NAME], n=1, cutoff=0.5)), None)
+    """Returns the name in the catalog that was probably meant, if any comes near; a Hub id comes near a repository."""
+    known = {EMBEDDED: EMBEDDED} | {checkpoint.name: checkpoint.name for checkpoint in CHECKPOINTS}
+    known |= {checkpoint.repository.lower(): checkpoint.name for checkpoint in CHECKPOINTS}
+    found = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.8 if "/" in name else 0.5)
+    return known[found[0]] if found else None
+
+
+def public_name(source: str | Path) -> str:
+    """Returns what others may know a model by: the Hub id, "embedded", or the last part of a local path."""
+    place = locate(source)[0]
+    return str(source) if source == EMBEDDED else Path(place).name if Path(place).exists() else str(place)

@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from sana_scale.files import write_json
 
 _GAIN = 1.25  # bf16 must be faster by as much: below, rounding is not worth it
 _REPEATS = 7
@@ -82,10 +83,6 @@ def _read(path: Path) -> dict[str, float]:
 def _write(path: Path, known: dict[str, float]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-            json.dump(known, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
+        write_json(path, known)
     except OSError:  # a home that cannot be written to costs a measurement per process
         pass

@@ -12,14 +12,23 @@ from sana.run_settings import ModelSettings
 from sana.training_run import checkpoint_folder, model_config
 from sana_ae import DCAE
 from sana_dit import CaptionEncoder
-from sana_train.data import Encoders, ImageManifest, Skipped, check_skipped, index_folder, write_skipped
+from sana_train.data import (
+    Encoders,
+    ImageManifest,
+    Skipped,
+    check_skipped,
+    index_folder,
+    listing,
+    source_facts,
+    write_skipped,
+)
 
 MANIFEST, NOT_INDEXED = "manifest.parquet", "not_indexed.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetEncoders:
-    """The encoders of a checkpoint, and what tells them from those of another."""
+    """A checkpoint's encoders, and the settings that all shards of one folder must share."""
 
     encoders: Encoders
     captions: "CaptionStates"
@@ -92,21 +101,25 @@ def trained_side(model: str, f: int) -> int:
     return model_config(ModelSettings(init=model)).sample_size * f
 
 
-def open_source(source: Path, out: Path, *, max_skipped: float, progress: bool) -> tuple[ImageManifest, list[Skipped]]:
-    """The manifest that `source` is, or that a folder has, or one made of the folder now and kept in `out`.
+def open_source(
+    source: Path, out: Path, *, max_skipped: float, progress: bool, renew: bool = False
+) -> tuple[ImageManifest, list[Skipped]]:
+    """The manifest that `source` is, or that a folder has, or one made of the folder and kept in `out`.
 
-    Also returns what was left out now.
+    Also returns what was left out now. One that is kept in `out` is made again where `renew` asks for it.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        ValueError: it is damaged, or nothing in it can be used.
+        ValueError: it is damaged, or nothing in it can be used, or `out` keeps the manifest of another folder, or of
+            this one before it changed.
         TooManyBadSamplesError: too much of the folder cannot be used.
     """
     if source.is_file() or source.suffix == ".parquet":
         return ImageManifest.read(source), []
     if (source / MANIFEST).is_file():
         return ImageManifest.read(source / MANIFEST), []
-    if (out / MANIFEST).is_file():
+    if (out / MANIFEST).is_file() and not renew:
+        _check_source(out / MANIFEST, source)
         return ImageManifest.read(out / MANIFEST, root=source), []
     return index(source, out, max_skipped=max_skipped, progress=progress)
 
@@ -114,8 +127,25 @@ def open_source(source: Path, out: Path, *, max_skipped: float, progress: bool) 
 def index(folder: Path, out: Path, *, max_skipped: float, progress: bool) -> tuple[ImageManifest, list[Skipped]]:
     """Write the manifest of `folder` into the folder `out`, and beside it what had to be left out; returns both."""
     manifest, skipped = index_folder(folder, progress=progress)
-    check_skipped(skipped, total=len(manifest) + len(skipped), fraction=max_skipped)
     out.mkdir(parents=True, exist_ok=True)
+    with listing(out / NOT_INDEXED):
+        check_skipped(skipped, total=len(manifest) + len(skipped), fraction=max_skipped)
     write_skipped(out / NOT_INDEXED, skipped)
     manifest.write(out / MANIFEST)
     return manifest, skipped
+
+
+def _check_source(kept: Path, folder: Path) -> None:
+    """Raise ValueError unless `kept` was made of `folder` as it is now."""
+    then, now = ImageManifest.source_of(kept), source_facts(folder)
+    if then == now:
+        return
+    if then.get("folder") != now["folder"]:
+        raise ValueError(
+            f"{kept} was made of {then.get('folder', 'an unknown folder')}, not of {folder}: give another OUT, or "
+            "have it made again with --retry"
+        )
+    raise ValueError(
+        f"{folder} has {now['files']:,} images and tars and had {then['files']:,} when {kept} was made of it; some are "
+        "new, gone or changed, or their captions are: encode what changed with --retry"
+    )

@@ -1,4 +1,4 @@
-"""The card of a pipeline, whose every number is counted from its files or read from a result file."""
+"""The card of a model, whose every number is counted from its files or read from a result file."""
 
 import json
 from importlib.resources import files
@@ -8,10 +8,12 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from sana.model_facts import model_facts
+from sana.part_card import render_part_card
 from sana.pipeline_folder import INDEX, read_json
 
 PROMPT = "two red apples left of a cat"
 PLANS = {"growth.json": "grown", "plan.json": "pruned"}  # as `sana grow` and `sana prune` leave them
+PARENT = "parent.json"  # beside a plan: {"parent": name of the model that it was made from}
 
 
 def render_card(
@@ -25,27 +27,32 @@ def render_card(
     limits: str | None = None,
     base_model: str | None = None,
     results: Path | None = None,
+    training_data: str | None = None,
+    parity: str | None = None,
 ) -> str:
     """Returns the text of a card.
 
     Args:
-        folder: A pipeline as `SanaPipeline.save_pretrained` writes it; its plans of growth and pruning are told.
+        folder: A pipeline as `SanaPipeline.save_pretrained` writes it, or the folder of one transformer, autoencoder or
+            judge; plans of growth and pruning in it are told.
         repo: Hub id that it gets.
         licence: Of the weights, as the Hub spells it ("apache-2.0", "other", ...).
         licence_name: Where it is "other".
         licence_link: Where it is "other".
         what: A sentence on what the model draws; None says only what it is.
         limits: What it cannot do; None says that nobody has looked.
-        base_model: Hub id of the model that it was made from.
+        base_model: Hub id of the model that it was made from; None is the one that its plans name, if any.
         results: A table that `sana evaluate` wrote.
+        training_data: What it was trained on; None says that it is not stated.
+        parity: How these weights compare between Sana's code and diffusers'; None says that it was not measured.
 
     Raises:
-        FileNotFoundError: The folder is no pipeline, or there is no such result file.
-        ValueError: The result file is not a table of results.
+        FileNotFoundError: The folder is no model, or there is no such result file.
+        ValueError: The result file is not a table of results, or results are given for a model that draws nothing.
     """
-    facts = model_facts(str(folder))
     rows, settings = ([], "") if results is None else _read_results(results)
-    index = read_json(folder, INDEX) or {}
+    parents = _parents(folder)
+    hub_ids = {parent["name"] for parent in parents if str(parent["name"]).count("/") == 1}
     title = repo.rpartition("/")[2]
     data = ModelCardData(
         license=licence,
@@ -54,10 +61,18 @@ def render_card(
         library_name="sana-suite",
         pipeline_tag="text-to-image",
         tags=["sana", "diffusers", "text-to-image"],
-        base_model=base_model,
+        base_model=base_model or (hub_ids.pop() if len(hub_ids) == 1 else None),
         model_name=title if rows else None,
-        eval_results=[_hub_result(row) for row in rows] or None,
+        eval_results=[_hub_result(row) for row in rows if row["is_standard"]] or None,
     )
+    lineage = _lineage(parents, base_model)
+    if not (folder / INDEX).is_file():
+        if results is not None or parity is not None:
+            raise ValueError(f"{folder} is no pipeline: results and parity are of pipelines, leave them out")
+        told = {"what": what, "limits": limits, "training_data": training_data}
+        return render_part_card(folder, repo, licence=data, lineage=lineage, **told)
+    facts = model_facts(str(folder))
+    index = read_json(folder, INDEX) or {}
     transformer = facts["components"]["transformer"]
     text = ModelCard.from_template(
         data,
@@ -70,12 +85,15 @@ def render_card(
         gflop=f"{facts['flops_per_picture'] / 1e9:,.0f}",
         diffusers_class=index.get("_class_name", "SanaPipeline"),
         diffusers_arguments=_diffusers_arguments(folder, facts),
-        lineage=_lineage(folder, base_model),
+        lineage=lineage,
         results=rows,
         settings=settings,
+        training_data=training_data or "Not stated.",
+        parity=parity or "On these weights it was not measured.",
         limits=limits or "Nobody has looked for them yet.",
         licence_text=f"The weights: {licence_name or licence}" + (f", {licence_link}." if licence_link else "."),
-        **{name: facts[name] for name in ("width", "height", "steps", "guidance_scale", "flow_shift")},
+        **{name: facts[name] for name in ("width", "height", "steps", "guidance_scale", "flow_shift", "compat")},
+        dtype=facts["dtype"] or "float32",
     ).content
     return str(text)
 
@@ -97,36 +115,55 @@ def _diffusers_arguments(folder: Path, facts: dict[str, Any]) -> str:
     return arguments + f", num_inference_steps={facts['steps']}, guidance_scale={facts['guidance_scale']}"
 
 
-def _lineage(folder: Path, base_model: str | None) -> list[str]:
-    lines = [] if base_model is None else [f"Made from [{base_model}](https://huggingface.co/{base_model})."]
+def _parents(folder: Path) -> list[dict[str, str | None]]:
+    """What was done to the transformer, by which plan, and to which weights, as the plans and parent.json say."""
+    parents = []
     for name, done in PLANS.items():
         for path in sorted(folder.rglob(name)):
             plan = json.loads(path.read_text(encoding="utf-8"))
             if "model" not in plan:
                 continue
+            parent = (read_json(path.parent, PARENT) or {}).get("parent") or None
             where = path.relative_to(folder).as_posix()
-            lines.append(
-                f"Its transformer was {done} from weights with the hash `{plan['model']}`: [{where}]({where})."
-            )
+            parents.append({"name": parent, "hash": plan["model"], "done": done, "plan": where})
+    return parents
+
+
+def _lineage(parents: list[dict[str, str | None]], base_model: str | None) -> list[str]:
+    lines = [] if base_model is None else [f"Made from {_linked(base_model)}."]
+    for parent in parents:
+        weights = f"weights with the hash `{parent['hash']}`"
+        source = weights if parent["name"] is None else f"{_linked(parent['name'])} ({weights})"
+        lines.append(f"Its transformer was {parent['done']} from {source}: [{parent['plan']}]({parent['plan']}).")
     return lines
 
 
-def _read_results(path: Path) -> tuple[list[dict[str, str]], str]:
-    """Rows of name and value from a table of tasks, and the settings in words."""
+def _linked(model: str) -> str:
+    return f"[{model}](https://huggingface.co/{model})" if model.count("/") == 1 else f"`{model}`"
+
+
+def _read_results(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """Rows of name and value from a table of tasks, and the settings in words.
+
+    The mean of some tasks only is named so, and is none of the benchmark's standard results.
+    """
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        tasks = {str(task): float(score) for task, score in table["tasks"].items()} | {
-            "overall": float(table["overall"])
-        }
+        tasks = {str(task): float(score) for task, score in table["tasks"].items()}
+        overall, absent = float(table["overall"]), list(table.get("tasks_absent") or [])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no table of results ({error!r}): give what `sana evaluate --out` wrote") from error
     settings = {key: value for key, value in (table.get("settings") or {}).items() if value is not None}
     name = table.get("benchmark", "GenEval")
-    rows = [{"benchmark": name, "name": task, "value": f"{score:.3f}"} for task, score in tasks.items()]
+    heading = f"mean of {len(tasks)} of {len(tasks) + len(absent)} tasks, no {name} score" if absent else "overall"
+    rows = [
+        {"benchmark": name, "name": task, "value": f"{score:.3f}", "is_standard": task != heading or not absent}
+        for task, score in (*tasks.items(), (heading, overall))
+    ]
     return rows, ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
 
 
-def _hub_result(row: dict[str, str]) -> EvalResult:
+def _hub_result(row: dict[str, Any]) -> EvalResult:
     return EvalResult(
         task_type="text-to-image",
         dataset_type=row["benchmark"].lower(),

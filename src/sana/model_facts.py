@@ -1,22 +1,27 @@
 """What a pipeline is and costs, counted on the meta device from its configuration; no weights are read."""
 
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, Gemma2Config
 
 from sana.catalog import GEMMA_2_2B, Checkpoint, find, locate
+from sana.hub_absence import absence_explained
 from sana.pipeline_folder import PipelineFacts, check_components, read_facts, read_json
 from sana.resolution import resolution_bins
 from sana_ae import DC_AE_F32C32_SANA_1_1, DCAE, DCAEConfig
 from sana_dit import SanaTransformer
 from sana_dit.diffusers_config import from_diffusers_config
 
+_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 CHI_TOKENS = 217  # an estimate of what the instruction adds: no tokenizer is read here
 
 
@@ -33,12 +38,14 @@ class _Networks:
 
 
 def model_facts(repo_or_dir: str) -> dict[str, Any]:
-    """Parameters, FLOPs per picture (2 per multiply-add) and shapes of each component.
+    """Parameters, FLOPs per picture (2 per multiply-add) and shapes of each component, and where the model is.
 
     Those of a checkpoint of the catalog are known here; of other Hub ids the configuration files are fetched.
     """
     checkpoint = None if Path(repo_or_dir).is_dir() else find(repo_or_dir)
-    networks = _of_folder(str(locate(repo_or_dir)[0])) if checkpoint is None else _of_checkpoint(checkpoint)
+    place, revision = locate(repo_or_dir)
+    with absence_explained(place):
+        networks = _of_folder(str(place)) if checkpoint is None else _of_checkpoint(checkpoint)
     autoencoder, transformer, text_encoder = networks.autoencoder, networks.transformer, networks.text_encoder
     config, facts, f = transformer.config, networks.facts, autoencoder.config.compression
     steps, side = facts.steps_for(config.guidance_embeds), config.sample_size
@@ -63,6 +70,10 @@ def model_facts(repo_or_dir: str) -> dict[str, Any]:
         ),
     }
     return {
+        "repository": str(place),
+        "revision": revision,
+        "licence": None if checkpoint is None else checkpoint.licence,
+        "dtype": weights_dtype(Path(place) / "transformer") if checkpoint is None else checkpoint.dtype,
         "components": components,
         "parameters": sum(part["parameters"] for part in components.values()),
         "flops_per_picture": sum(part["flops_per_picture"] for part in components.values()),
@@ -70,11 +81,22 @@ def model_facts(repo_or_dir: str) -> dict[str, Any]:
         "width": side * f,
         "steps": steps,
         "guidance_scale": facts.guidance_scale,
-        "flow_shift": facts.flow_shift,
+        "flow_shift": None if config.guidance_embeds else facts.flow_shift,
         "compat": config.compat,
         "bins": resolution_bins(side),
         "chi": networks.chi,
     }
+
+
+def weights_dtype(folder: Path) -> str | None:
+    """Returns what most weights in a local folder are stored in, such as "bfloat16"; None where there are none."""
+    counts: Counter[str] = Counter()
+    for path in sorted(folder.rglob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                weight = file.get_slice(key)
+                counts[_DTYPES.get(weight.get_dtype(), weight.get_dtype())] += math.prod(weight.get_shape())
+    return counts.most_common(1)[0][0] if counts else None
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> _Networks:

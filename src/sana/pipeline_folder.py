@@ -1,7 +1,6 @@
 """The folder of a pipeline, as diffusers lays it out, and the facts its files hold beside the weights."""
 
 import json
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from sana.catalog import nearest
+from sana_scale.files import write_json
 
 INDEX, FACTS, SCHEDULER = "model_index.json", "sana.json", "scheduler/scheduler_config.json"
 PIPELINES = ("SanaPipeline", "SanaSprintPipeline")
@@ -130,8 +130,9 @@ def write_facts(directory: Path, facts: PipelineFacts, *, sprint: bool, text_enc
     settings: dict[str, Any] = {"prediction_type": "trigflow", "sigma_data": 0.5}
     if not sprint:
         settings = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": facts.flow_shift}
-    _write_json(directory / SCHEDULER, {"_class_name": kind, **version, "num_train_timesteps": 1000, **settings})
-    _write_json(directory / FACTS, {"pipeline": {"steps": facts.steps, "guidance_scale": facts.guidance_scale}})
+    (directory / SCHEDULER).parent.mkdir(parents=True, exist_ok=True)
+    write_json(directory / SCHEDULER, {"_class_name": kind, **version, "num_train_timesteps": 1000, **settings})
+    write_json(directory / FACTS, {"pipeline": {"steps": facts.steps, "guidance_scale": facts.guidance_scale}})
     index = {
         "_class_name": "SanaSprintPipeline" if sprint else "SanaPipeline",
         **version,
@@ -141,15 +142,4 @@ def write_facts(directory: Path, facts: PipelineFacts, *, sprint: bool, text_enc
         "transformer": ["diffusers", "SanaTransformer2DModel"],
         "vae": ["diffusers", "AutoencoderDC"],
     }
-    _write_json(directory / INDEX, index)
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(values, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_json(directory / INDEX, index)

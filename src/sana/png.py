@@ -1,12 +1,14 @@
 """Pictures on disk, with what made them inside."""
 
+import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from sana_scale.files import write_bytes
 
 METADATA_KEY = "sana"
 
@@ -16,12 +18,6 @@ def save_png(picture: Image.Image, path: Path, record: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     info = PngInfo()
     info.add_itxt(METADATA_KEY, json.dumps(record, ensure_ascii=False))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            picture.save(file, "PNG", pnginfo=info)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=info)
+    write_bytes(path, buffer.getvalue())

@@ -1,6 +1,5 @@
 """Loading, saving and publishing a pipeline, in the folders that diffusers has too."""
 
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
@@ -8,7 +7,9 @@ from typing import Self
 import torch
 
 from sana.catalog import EMBEDDED, locate
+from sana.hub_absence import absence_explained
 from sana.hub_cache import mend_cache
+from sana.kernels import Kernels, check_kernels
 from sana.model_card import render_card
 from sana.pipeline_folder import INDEX, PipelineFacts, check_components, read_facts, write_facts
 from sana.pipeline_parts import load_parts
@@ -39,13 +40,21 @@ class PretrainedPipeline:
         facts: PipelineFacts | None = None,
         offload: bool = False,
         cuda_graph: bool = True,
+        tile: int | None = None,
+        kernels: Kernels = "reference",
     ) -> None:
+        f = autoencoder.config.compression
+        if tile is not None and (tile < 1 or tile % f):
+            raise ValueError(f"tile is {tile} pixels; it must be a multiple of {f}, such as {16 * f}, or None")
+        check_kernels(kernels)
         self.caption_encoder = caption_encoder
         self.transformer = transformer.eval()
         self.autoencoder = autoencoder.eval()
         self.facts = facts or PipelineFacts()
         self.offload = offload
         self.cuda_graph = cuda_graph
+        self.tile = tile
+        self.kernels = kernels
 
     @classmethod
     def from_pretrained(
@@ -58,6 +67,8 @@ class PretrainedPipeline:
         quantize: Quantization | None = None,
         offload: bool = False,
         cuda_graph: bool = True,
+        tile: int | None = None,
+        kernels: Kernels = "reference",
     ) -> Self:
         """Load a pipeline folder, as diffusers writes it, or a Hub repository of that layout.
 
@@ -72,30 +83,32 @@ class PretrainedPipeline:
                 4 bits; needs bitsandbytes.
             offload: whether the caption encoder waits in CPU memory while pictures are drawn.
             cuda_graph: whether, on a GPU, a step is launched as one CUDA graph per size; see `sana_dit.StepGraphs`.
+            tile: pixels per side that the autoencoder decodes at once, None being whole pictures. A decoder in bf16
+                takes 18 GiB for 4096x4096 pixels, and 1.8 GiB with tile=1024. Pictures are the same up to the
+                rounding of sums.
+            kernels: "fused" draws with Triton kernels wherever they can run, which is on a GPU, and else as
+                "reference" does, with plain PyTorch.
 
         Raises:
-            FileNotFoundError: there is no such folder or component, or it is not cached and the Hub is out of reach.
+            FileNotFoundError: there is no such folder, component or revision, or it is not cached and the Hub is out of
+                reach.
             ImportError: bitsandbytes is asked for and not installed.
-            ValueError: a component's weights do not fit its configuration, or are damaged; what is damaged in the
-                Hub's cache is fetched again first.
+            OSError: a file in the Hub's cache is damaged, which is fetched again, and the Hub is out of reach.
+            ValueError: a component's weights do not fit its configuration, or are damaged.
         """
         if repo_or_dir == EMBEDDED and dtype is None:
             dtype = torch.float32
         repo_or_dir, revision = locate(repo_or_dir, revision)
         check_components(repo_or_dir)
         device = usable_device(device)
-        facts = read_facts(repo_or_dir, revision=revision)
-        load = partial(
-            load_parts, repo_or_dir, revision=revision, device=device, dtype=dtype, quantize=quantize, offload=offload
-        )
-        try:
-            parts = load()
-        except ValueError:
-            # Damaged on the way or on the disk? The cache knows the hash that each file must have.
-            if Path(repo_or_dir).is_dir() or not mend_cache(str(repo_or_dir), INDEX, revision=revision):
-                raise
-            parts = load()
-        return cls(*parts, facts=facts, offload=offload, cuda_graph=cuda_graph)
+        with absence_explained(repo_or_dir, revision):
+            if not Path(repo_or_dir).is_dir():
+                mend_cache(str(repo_or_dir), INDEX, revision=revision)
+            facts = read_facts(repo_or_dir, revision=revision)
+            parts = load_parts(
+                repo_or_dir, revision=revision, device=device, dtype=dtype, quantize=quantize, offload=offload
+            )
+        return cls(*parts, facts=facts, offload=offload, cuda_graph=cuda_graph, tile=tile, kernels=kernels)
 
     @classmethod
     def embedded(cls, *, device: torch.device | str | None = None) -> Self:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from sana.catalog import public_name
+from sana.model_card import PARENT
 from sana.pipeline import SanaPipeline
 from sana.pruning_calibration import Calibration, Sample, VelocityError, draw_samples, measure_importance
 from sana.pruning_recovery import DrawnSamples, empty_caption, recover_on_batches, recover_on_data, recovery_settings
@@ -25,6 +27,7 @@ from sana_scale.depth import (
     without_window,
     write_report,
 )
+from sana_scale.files import write_json
 
 Selector = Literal["importance", "iterative", "leave-one-out", "window", "uniform", "random"]
 
@@ -91,32 +94,36 @@ class Pruned:
 def prune_folder(pipeline: SanaPipeline, destination: Path, task: Task, *, progress: bool = True) -> Pruned:
     """Prune a pipeline, recover it if so asked, and save it as the folder `destination`, the report in `pruning/`.
 
-    Called again after a kill it measures anew and goes on with the recovery. The pipeline's index is written last.
+    The recovery's run is beside it, `destination` with ".recovery" after its name. Called again after a kill this
+    measures anew and goes on with the recovery. The pipeline's index is written last.
 
     Raises:
         ValueError: blocks, scores, plan or run file do not fit the model, or a recovery that has begun there is another
             plan's.
         InterruptedError: recovery was stopped by SIGTERM; the same call goes on.
     """
-    folder = destination / "pruning"
+    folder, run = destination / "pruning", destination.with_name(f"{destination.name}.recovery")
     learning, scoring = _divided(task.calibration)
     settings = None
     if task.recover is not None and not task.recover.isdecimal():
-        settings = recovery_settings(Path(task.recover), task.source, folder / "recovery")
+        settings = recovery_settings(Path(task.recover), task.source, run)
     elif task.recover is not None and pipeline.is_sprint:
         raise ValueError("a Sprint model is distilled from another: prune that one, recover it and distill it again")
-    unpruned = copy.deepcopy(pipeline.transformer)
+    unpruned = None if task.recover is None else copy.deepcopy(pipeline.transformer)
     error = VelocityError(pipeline, scoring, progress=progress)
     stages = [_stage("unpruned", pipeline, error)]
     plan, importance, samples = _pruned(pipeline, task, progress=progress)
     stages.append(_stage("pruned", pipeline, error))
     if task.recover is not None:
+        assert unpruned is not None
         if settings is None:
-            drawn = samples[: len(learning.prompts)] or list(draw_samples(_with(pipeline, unpruned), learning))
+            drawn = samples[: len(learning.prompts)] or list(
+                draw_samples(_with(pipeline, unpruned), learning, progress=progress)
+            )
             batches = DrawnSamples(drawn, empty_caption(pipeline), seed=task.calibration.seed)
             recover = recover_on_batches(
                 batches,
-                folder / "recovery",
+                run,
                 shift=pipeline.facts.flow_shift,
                 steps=int(task.recover),
                 task=0.0,
@@ -131,6 +138,7 @@ def prune_folder(pipeline: SanaPipeline, destination: Path, task: Task, *, progr
         stages.append(_stage(f"recovered, {steps} steps", pipeline, error))
     write_report(folder, plan, stages, importance=importance)
     plan.save(folder / "plan.json")
+    write_json(folder / PARENT, {"parent": public_name(task.source)})
     pipeline.save_pretrained(destination)
     return Pruned(plan=plan, stages=stages)
 

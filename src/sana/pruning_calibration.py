@@ -68,9 +68,10 @@ def read_prompts(path: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def draw_samples(pipeline: SanaPipeline, calibration: Calibration) -> Iterator[Sample]:
+def draw_samples(pipeline: SanaPipeline, calibration: Calibration, *, progress: bool = False) -> Iterator[Sample]:
     """Draw every prompt as a call would, without decoding."""
-    for place, prompt in enumerate(calibration.prompts):
+    bar = tqdm(calibration.prompts, desc="pictures", unit=" prompts", disable=not progress)
+    for place, prompt in enumerate(bar):
         captions, negative = pipeline.encode([prompt], scale=calibration.scale)
         size, _ = pipeline.sizes(None, None)
         seeds = [calibration.seed + place]

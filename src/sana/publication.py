@@ -11,13 +11,14 @@ from safetensors import SafetensorError, safe_open
 from yaml import YAMLError  # what ModelCard raises
 
 CARD = "README.md"
-PICKLES = (".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth")
+PUBLISHED = (".jinja", ".json", ".jsonl", ".md", ".model", ".png", ".safetensors", ".txt")
+"""All that is published, beside a licence: `.model` and `.jinja` are of tokenizers."""
+LICENCES = ("COPYING", "LICENCE", "LICENSE", "NOTICE")
+PICKLES = (".bin", ".ckpt", ".distcp", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth")
 UNFINISHED = (".incomplete", ".lock", ".new", ".part", ".tmp")
-# {{ jinja }}, $template, [More Information Needed], TODO, <fill this in>
-_UNFILLED = re.compile(
-    r"\{\{.*?\}\}|\{%.*?%\}|\$\{?[a-z_]{3,}\}?|\[More Information Needed\]|\bTODO\b|<fill[^>]*>", re.I
-)
-_CODE = re.compile(r"```.*?```", re.S)
+# {{ jinja }}, {{jinja}} but no {{BibTeX title}}, {% jinja %}, [More Information Needed]
+_UNFILLED = re.compile(r"\{\{[-\s].*?\}\}|\{\{[\w.]+\}\}|\{%.*?%\}|\[More Information Needed\]", re.I)
+_HEADER = re.compile(r"\A---\n.*?\n---\n", re.S)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +50,9 @@ def inspect_folder(folder: Path, *, card: str | None = None) -> Publication:
 
     Raises:
         FileNotFoundError: There is no such folder, or it holds no model.
-        ValueError: Names everything that keeps it from being published: pickles and code, unfinished files, links out
-            of the folder, weights that are damaged or not finite, a card without a licence or with unfilled fields.
+        ValueError: Names everything that keeps it from being published: pickles, code and any other file that a model
+            does not need, unfinished files, links out of the folder, weights that are damaged or not finite, a card
+            without a licence or text or with unfilled fields.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder: give one that save_pretrained wrote")
@@ -80,8 +82,10 @@ def card_problems(text: str) -> Iterator[str]:
         yield f"{CARD} names no licence: add `license: apache-2.0`, or the one that holds, to its header"
     if data.get("license") == "other" and not (data.get("license_name") and data.get("license_link")):
         yield f"{CARD} says `license: other`: add license_name and license_link"
-    prose = _CODE.sub("", text)
-    if unfilled := sorted({match[0] for match in _UNFILLED.finditer(prose)}):
+    lines = _HEADER.sub("", text).splitlines()
+    if not any(line.strip() and not line.startswith("#") for line in lines):
+        yield f"{CARD} says nothing about the model: write what it is and draws, or have a card made with --license"
+    if unfilled := sorted({match[0] for match in _UNFILLED.finditer(text)}):
         yield f"{CARD} has fields that nobody filled in: {', '.join(unfilled)}"
 
 
@@ -91,16 +95,18 @@ def _is_published(path: Path, folder: Path) -> bool:
 
 
 def _file_problems(path: Path, folder: Path) -> Iterator[str]:
-    name = path.relative_to(folder).as_posix()
+    name, suffix = path.relative_to(folder).as_posix(), path.suffix.lower()
     if not path.exists() or not path.resolve().is_relative_to(folder.resolve()):
         yield f"{name} is a link to {path.resolve()}: copy the file into the folder"
-    elif path.suffix in PICKLES:
-        yield f"{name} may run code when it is loaded: save weights as safetensors"
-    elif path.suffix == ".py":
+    elif suffix in PICKLES:
+        yield f"{name} may run code when it is loaded: save weights as safetensors, or move it out of the folder"
+    elif suffix == ".py":
         yield f"{name} is code: nothing that a model brings along is executed, so leave it out"
-    elif path.suffix in UNFINISHED:
+    elif suffix in UNFINISHED:
         yield f"{name} looks unfinished: finish writing it, or remove it"
-    elif path.suffix == ".safetensors":
+    elif suffix not in PUBLISHED and path.name.upper() not in LICENCES:
+        yield f"{name} is nothing that a model needs ({', '.join(PUBLISHED)}): move it out of the folder"
+    elif suffix == ".safetensors":
         yield from _weight_problems(path, name)
 
 

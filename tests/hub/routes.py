@@ -173,7 +173,7 @@ def lfs_batch(hub: HubServer, request: Request, repository: Repository, parts: d
 
 
 def upload(hub: HubServer, request: Request, match: re.Match[str]) -> Reply:
-    if hub.refuse_uploads:
+    if hub.refuse_uploads and hub.large:
         hub.refuse_uploads -= 1
         return Reply.error(400, "Interrupted", "the upload was interrupted")
     if hashlib.sha256(request.body).hexdigest() != match["sha256"]:
@@ -188,6 +188,8 @@ def verify(hub: HubServer, request: Request, _: re.Match[str]) -> Reply:
 
 
 def download(hub: HubServer, request: Request, match: re.Match[str]) -> Reply:
+    if "Range" in request.headers:
+        hub.ranges.append(request.headers["Range"])
     reply = _content(request, hub.large[match["sha256"]], {})
     if hub.cut_downloads and request.method == "GET":
         hub.cut_downloads -= 1

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import threading
 import urllib.parse
 from collections import Counter
@@ -56,8 +57,11 @@ class HubServer:
         repositories: By kind ("models", ...) and name.
         large: Contents of large files by sha256.
         requests: How often each kind of request came.
+        uploads: How often a large file was begun to be sent, by sha256.
+        ranges: The Range headers of downloads of large files.
         cut_downloads: How many of the next downloads of large files break off half-way.
-        refuse_uploads: How many of the next uploads of large files fail.
+        cut_uploads: How many of the next uploads of large files the connection breaks in the middle of.
+        refuse_uploads: How many uploads of large files fail after one that arrives.
     """
 
     def __init__(self, root: Path, *, user: str = "tester", token: str = "hf_local"):
@@ -65,7 +69,9 @@ class HubServer:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.large: dict[str, bytes] = {}
         self.requests: Counter[str] = Counter()
-        self.cut_downloads = self.refuse_uploads = 0
+        self.uploads: Counter[str] = Counter()
+        self.ranges: list[str] = []
+        self.cut_downloads = self.cut_uploads = self.refuse_uploads = 0
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         port = self._server.server_port
@@ -105,6 +111,14 @@ class HubServer:
         self.requests[f"unknown: {request.method} {request.path}"] += 1
         return Reply.error(404, "", f"no route {request.method} {request.path}")
 
+    def breaks_off(self, request: str) -> bool:
+        """Whether the connection of this request breaks in the middle of its body."""
+        with self._lock:
+            sha256 = request.rpartition("/_large/")[2]
+            self.uploads[sha256] += 1
+            self.cut_uploads -= (cut := self.cut_uploads > 0)
+            return cut
+
     def _handler(hub) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -114,6 +128,11 @@ class HubServer:
 
             def _serve(self) -> None:
                 url = urllib.parse.urlsplit(self.path)
+                if self.command == "PUT" and hub.breaks_off(url.path):
+                    self.rfile.read(int(self.headers["Content-Length"]) // 2)
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    self.close_connection = True
+                    return
                 authorized = self.headers.get("Authorization") == f"Bearer {hub.token}"
                 query = urllib.parse.parse_qs(url.query)
                 request = Request(

@@ -62,17 +62,20 @@ def geneval(
                 raise ValueError("--clip is given with --detections, which must have the colours: leave one out")
             table = benchmark.score_detections(directory, detections, **common)
         else:
-            with warnings.catch_warnings(action="ignore"):  # heard when it is judged
+            with warnings.catch_warnings(action="ignore"):  # score_directory gives the same warnings
                 benchmark.read_directory(directory, common["metadata"])
             finder, namer = _models(detector, clip or CLIP, device)
             table = benchmark.score_directory(
                 directory, finder, colors=namer, batch_size=batch_size, progress=progress, **common
             )
         results = benchmark.read_results(target / "results.jsonl")
+        settings = _record_settings(target / "table.json", results)
         pages = _draw_failures(results, directory, target, progress=progress) if sheets else []
         if as_json:
             files = {"results": str(target / "results.jsonl"), "failures": [str(page) for page in pages]}
-            print(json.dumps(dataclasses.asdict(table) | {"judged": len(results)} | files, indent=2))
+            print(
+                json.dumps(dataclasses.asdict(table) | {"judged": len(results), "settings": settings} | files, indent=2)
+            )
         else:
             _print_table(table, results)
             for path in (target / "results.jsonl", *pages):
@@ -86,6 +89,16 @@ def _models(detector: str, clip: str, device: str | None) -> tuple[Any, Any]:
     place = usable_device(device)
     finder = benchmark.Mask2FormerDetector.from_pretrained(detector, device=place)
     return finder, benchmark.CLIPColors.from_pretrained(clip, device=place)
+
+
+def _record_settings(table: Path, results: "Sequence[Result]") -> dict[str, Any]:
+    """Put what the pictures say of how they were drawn into the table's file, and return it."""
+    from sana.picture_settings import picture_settings
+    from sana_scale.files import write_json
+
+    settings = picture_settings(Path(result.filename) for result in results)
+    write_json(table, json.loads(table.read_text(encoding="utf-8")) | {"settings": settings})
+    return settings
 
 
 def _draw_failures(results: "Sequence[Result]", directory: Path, out: Path, *, progress: bool) -> list[Path]:

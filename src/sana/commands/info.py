@@ -45,7 +45,14 @@ def _print_table(model: str, facts: dict[str, Any]) -> None:
     console = Console()
     console.width = max(console.width, 120)
     console.print(table)
+    shift = "no flow shift" if facts["flow_shift"] is None else f"flow shift {facts['flow_shift']}"
     console.print(
         f"{facts['width']}x{facts['height']} pixels, {facts['steps']} steps, guidance {facts['guidance_scale']}, "
-        f"flow shift {facts['flow_shift']}, compat {facts['compat']}"
+        f"{shift}, compat {facts['compat']}"
     )
+    bins = facts["bins"] or []
+    sizes = f"{len(bins)}, from {'x'.join(map(str, bins[0]))} to {'x'.join(map(str, bins[-1]))}" if bins else "none"
+    console.print(f"size bins (height x width): {sizes}", highlight=False)
+    revision = f", revision {facts['revision']}" if facts["revision"] else ""
+    console.print(f"{facts['repository']}{revision}, weights in {facts['dtype'] or 'unknown'}", soft_wrap=True)
+    console.print(f"licence of the weights: {facts['licence'] or 'see its card'}")

@@ -16,7 +16,8 @@ def publish(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show files, sizes and card; upload nothing.")] = False,
     existing: Annotated[
-        Existing, typer.Option(help="A repository with other files: refuse, update (they stay) or replace them.")
+        Existing,
+        typer.Option(help="A repository that holds anything else: refuse, update it (other files stay) or replace it."),
     ] = "refuse",
     tag: Annotated[str | None, typer.Option(help="Name for the new revision, such as v1.0.")] = None,
     licence: Annotated[
@@ -27,6 +28,8 @@ def publish(
     what: Annotated[str | None, typer.Option(help="A sentence for the card on what the model draws.")] = None,
     limits: Annotated[str | None, typer.Option(help="What it cannot do, for the card.")] = None,
     base_model: Annotated[str | None, typer.Option(help="Hub id of the model it was made from, for the card.")] = None,
+    training_data: Annotated[str | None, typer.Option(help="What it was trained on, for the card.")] = None,
+    parity: Annotated[str | None, typer.Option(help="How it compares with diffusers, for a pipeline's card.")] = None,
     results: Annotated[Path | None, typer.Option(help="Table that `sana evaluate` wrote, for the card.")] = None,
 ) -> None:
     """Publish a model: nothing is uploaded unless all of it is fit to be."""
@@ -50,6 +53,8 @@ def publish(
                 limits=limits,
                 base_model=base_model,
                 results=results,
+                training_data=training_data,
+                parity=parity,
             )
         publication = inspect_folder(folder, card=card)
         for path, size in sorted(publication.sizes.items()):

@@ -1,0 +1,120 @@
+"""Each library's own `push_to_hub` and what it refuses: `library_push.py STEP PIPELINE JUDGE`.
+
+Run by a test as processes of their own, because huggingface_hub reads its address when it is imported.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+
+import diffusers
+import torch
+from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
+
+import sana_dit.caption_files
+import sana_dit.pretrained
+import sana_judge.vila.saving
+from sana_ae import DCAE
+from sana_dit import CaptionEncoder, SanaTransformer
+from sana_judge import VILAJudge
+
+SPLITTING = (sana_dit.pretrained, sana_dit.caption_files, sana_judge.vila.saving)
+NETWORKS: dict[type, Callable] = {
+    SanaTransformer: lambda model: model,
+    DCAE: lambda model: model,
+    CaptionEncoder: lambda encoder: encoder.text_encoder,
+    VILAJudge: lambda judge: judge.model,
+}
+
+
+def models(pipeline: str, judge: str) -> Iterator[tuple]:
+    """A model of every class that is published on its own, and a repository for it."""
+    yield SanaTransformer.from_pretrained(pipeline), "tester/transformer"
+    yield DCAE.from_pretrained(pipeline), "tester/autoencoder"
+    yield CaptionEncoder.from_pretrained(pipeline), "tester/captions"
+    yield VILAJudge.from_pretrained(judge), "tester/judge"
+
+
+@contextmanager
+def raises(error: type[Exception], *told: str) -> Iterator[None]:
+    """Fails unless the body raises an error that says all of this."""
+    try:
+        yield
+    except error as raised:
+        assert all(part in str(raised) for part in told), (str(raised), told)
+    else:
+        raise AssertionError(f"nothing was raised; expected {told}")
+
+
+def shards(repo: str) -> list[str]:
+    """Files of weights in parts, and their index."""
+    return [name for name in HfApi().list_repo_files(repo) if "-of-" in name or "index.json" in name]
+
+
+def pushed(pipeline: str, judge: str) -> None:
+    """After weights in parts come weights in one file: they are what is loaded, and the parts are gone."""
+    for module in SPLITTING:
+        module._SHARD_SIZE = "20KB"
+    api = HfApi()
+    with TemporaryDirectory() as folder:  # DCAE itself writes one file only
+        diffusers.AutoencoderDC.from_pretrained(f"{pipeline}/vae").save_pretrained(folder, max_shard_size="20KB")
+        api.create_repo("tester/autoencoder", private=True)
+        api.upload_folder(repo_id="tester/autoencoder", folder_path=folder)
+    for model, repo in models(pipeline, judge):
+        model.push_to_hub(repo, private=True, licence="mit")
+        assert shards(repo) or isinstance(model, DCAE), repo
+        assert ModelCard.load(repo).data.license == "mit"
+    for module in SPLITTING:
+        module._SHARD_SIZE = "5GB"
+    for model, repo in models(pipeline, judge):
+        network = NETWORKS[type(model)]
+        with torch.no_grad():
+            for weight in network(model).parameters():
+                weight.fill_(0.25)
+        model.push_to_hub(repo, licence="gemma")
+        assert not shards(repo), shards(repo)
+        loaded = network(type(model).from_pretrained(repo)).state_dict()
+        assert all(torch.equal(weight, loaded[name]) for name, weight in network(model).state_dict().items()), repo
+        card = ModelCard.load(repo)
+        assert card.data.license == "gemma"
+        assert f'from_pretrained("{repo}")' in card.text
+
+
+def refused(pipeline: str, judge: str) -> None:
+    """What must not be published sends nothing."""
+    api = HfApi()
+    for model, repo in models(pipeline, judge):
+        api.create_repo(repo)
+        with raises(ValueError, f"{repo} is public", "make it private"):
+            model.push_to_hub(repo, private=True)
+        assert api.list_repo_files(repo) in ([], [".gitattributes"])
+        name, weight = next(iter(NETWORKS[type(model)](model).named_parameters()))
+        weight.data.view(-1)[0] = float("nan")
+        with raises(ValueError, name, "NaN"):
+            model.push_to_hub("tester/broken")
+    assert not api.repo_exists("tester/broken")
+
+
+def cached(pipeline: str, judge: str) -> None:
+    """A revision that is not there; afterwards the cache has only the configurations."""
+    for model, repo in models(pipeline, judge):
+        model.push_to_hub(repo)
+        with raises(FileNotFoundError, f"{repo} has no revision 'v9'", "give a branch, tag or commit"):
+            type(model).from_pretrained(repo, revision="v9")
+        snapshot_download(repo, allow_patterns=["*.json"])
+
+
+def gone(pipeline: str, judge: str) -> None:
+    """With no server: what the cache has in part, and what it has not."""
+    for constants.HF_HUB_OFFLINE, why in ((False, "did not answer"), (True, "HF_HUB_OFFLINE is set")):
+        for model, repo in models(pipeline, judge):
+            for name in (repo, "tester/never"):
+                with raises(
+                    FileNotFoundError, name.partition("/")[2], "The Hub was not reached (", f"{why})", "online"
+                ):
+                    type(model).from_pretrained(name)
+
+
+if __name__ == "__main__":
+    {"pushed": pushed, "refused": refused, "cached": cached, "gone": gone}[sys.argv[1]](*sys.argv[2:])
