@@ -135,3 +135,17 @@ def test_a_form_or_model_that_is_not_there_is_said(images, labellers):
     assert result.exit_code == 2
     assert "gone" in result.stderr
     assert not out.exists()
+
+
+def test_a_pass_that_stops_lists_what_it_skipped(images, labellers):
+    assert CliRunner().invoke(app, ["index-dataset", str(images), "--no-progress"]).exit_code == 0
+    tar = images / "0.tar"
+    content = bytearray(tar.read_bytes())
+    start = content.index(b"\x89PNG")
+    content[start : start + 8] = bytes(8)
+    tar.write_bytes(content)
+    result = run("score-captions", images, images / "scored.parquet", "--model", labellers / "clip")
+    assert result.exit_code == 2
+    assert f"All of them are listed in {images / 'scored.skipped.jsonl'}" in result.stderr
+    assert json.loads((images / "scored.skipped.jsonl").read_text())["key"] == "0.tar/0"
+    assert not (images / "scored.parquet").exists()

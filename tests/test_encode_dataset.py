@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -75,9 +76,9 @@ def images(tmp_path):
     return folder
 
 
-def jpeg(seed):
+def jpeg(seed, side=80):
     stream = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (80, 80, 3), np.uint8)).save(stream, "JPEG")
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (side, side, 3), np.uint8)).save(stream, "JPEG")
     return stream.getvalue()
 
 
@@ -134,9 +135,46 @@ def test_a_manifest_is_written_once_and_encoded_from(run, images, small_folder, 
     assert json.loads(indexed.stdout) == {"images": 7, "captions": 7, "skipped": {}}
     first = encode(run, images / "manifest.parquet", tmp_path / "out", small_folder, "--json")
     facts = json.loads(first.stdout)
-    assert facts == {"samples": 6, "captions": 6, "shards": 2, "skipped": {"image damaged or cut short": 1}}
+    assert facts == {
+        "samples": 6,
+        "captions": 6,
+        "shards": 2,
+        "skipped": {"image damaged or cut short": 1},
+        "left_out": 0,
+    }
     again = encode(run, images, tmp_path / "out", small_folder, "--json", "--verify")
     assert json.loads(again.stdout) == facts
+
+
+def test_images_that_are_new_or_mended_are_encoded_when_asked_for(run, images, small_folder, tmp_path):
+    out = tmp_path / "out"
+    assert encode(run, images, out, small_folder).exit_code == 0
+    (images / "more" / "b.jpg").write_bytes(jpeg(10))
+    (images / "more" / "b.txt").write_text("one more")
+    refused = encode(run, images, out, small_folder)
+    assert (refused.exit_code, LatentShards(out, batch_size=6).samples) == (2, 6)
+    assert "has 3 images and tars and had 2 when" in refused.stderr
+    assert "encode what changed with --retry" in refused.stderr
+    taken = encode(run, images, out, small_folder, "--retry", "--json")
+    assert json.loads(taken.stdout)["samples"] == LatentShards(out, batch_size=7).samples == 7
+
+
+def test_shards_of_one_folder_are_not_taken_for_those_of_another(run, images, small_folder, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other"
+    assert encode(run, images, out, small_folder).exit_code == 0
+    shutil.copytree(images, other)
+    refused = encode(run, other, out, small_folder)
+    assert refused.exit_code == 2
+    assert f"was made of {images}, not of {other}: give another OUT" in refused.stderr
+
+
+def test_images_left_out_for_their_size_are_counted_and_not_bad(run, images, small_folder, tmp_path):
+    (images / "more" / "large.png").write_bytes(jpeg(11, side=128))
+    (images / "more" / "large.txt").write_text("large")
+    result = encode(run, images, tmp_path / "out", small_folder, "--side", "128", "--max-upscale", "1", "--square")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("7 images were left out for their score or size, as asked for\n")
+    assert "skipped" not in result.stderr
 
 
 def test_parts_make_up_the_whole(run, images, small_folder, tmp_path):
@@ -179,3 +217,18 @@ def test_a_folder_that_holds_nothing_is_said(run, small_folder, tmp_path):
         assert result.exit_code == 2
         assert message in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_what_stops_a_run_is_listed_and_the_list_is_named(run, images, small_folder, tmp_path):
+    for name in ("b", "c"):
+        (images / "more" / f"{name}.jpg").write_bytes(b"no image")
+    result = encode(run, images, tmp_path / "out", small_folder, "--max-skipped", 0.1)
+    assert result.exit_code == 2
+    listed = tmp_path / "out" / "not_indexed.jsonl"
+    assert f"All of them are listed in {listed}" in result.stderr
+    assert len(listed.read_text().splitlines()) == 2
+    for name in ("b", "c"):
+        (images / "more" / f"{name}.jpg").unlink()
+    result = encode(run, images, tmp_path / "out", small_folder, "--max-skipped", 0)
+    assert f"All of them are listed in {tmp_path / 'out' / 'skipped.jsonl'}" in result.stderr
+    assert json.loads((tmp_path / "out" / "skipped.jsonl").read_text())["key"] == "00000.tar/4"

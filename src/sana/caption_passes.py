@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from sana.dataset_encoding import open_source
-from sana_train.data import ImageManifest, Skipped, write_skipped
+from sana_train.data import ImageManifest, Skipped, listing, write_skipped
 
 Labelled = tuple[ImageManifest, list[Skipped]]
 
@@ -33,8 +33,9 @@ def run_pass(
     if out.parent.resolve() != folder.resolve():
         raise ValueError(f"OUT is {out}; it must be in {folder}, for a manifest's paths are those below its own folder")
     manifest, _ = open_source(source, folder, max_skipped=max_skipped, progress=progress)
-    labelled, skipped = label(manifest, out.with_suffix(".work"))
     listed = out.with_suffix(".skipped.jsonl")
+    with listing(listed):
+        labelled, skipped = label(manifest, out.with_suffix(".work"))
     write_skipped(listed, skipped)
     labelled.write(out)
     return labelled, skipped, listed

@@ -20,7 +20,9 @@ def encode_dataset(
     batch_size: Annotated[int, typer.Option(min=1, help="Images or captions encoded together.")] = 8,
     max_captions: Annotated[int | None, typer.Option(min=1, help="Captions per image, the best ones.")] = None,
     min_score: Annotated[float | None, typer.Option(help="Leave out images whose best caption scores less.")] = None,
-    max_upscale: Annotated[float | None, typer.Option(min=1, help="Skip images to be enlarged more than this.")] = None,
+    max_upscale: Annotated[
+        float | None, typer.Option(min=1, help="Leave out images to enlarge more than this.")
+    ] = None,
     max_skipped: Annotated[float, typer.Option(min=0, max=1, help="Fraction of bad samples to put up with.")] = 0.01,
     max_tokens: Annotated[int | None, typer.Option(min=2, help="Caption tokens; None is the model's own.")] = None,
     tile: Annotated[int | None, typer.Option(help="Pixels per side that the autoencoder takes at once.")] = None,
@@ -29,7 +31,7 @@ def encode_dataset(
     ] = "0/1",
     threads: Annotated[int, typer.Option(min=1, help="Threads that read images ahead.")] = 4,
     verify: Annotated[bool, typer.Option("--verify", help="Check the hashes of the shards that are there.")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Make shards with skipped samples again.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Take up mended, new and changed samples.")] = False,
     device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1 or cpu.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
@@ -46,7 +48,7 @@ def encode_dataset(
 
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         place = parsed_part(part)
-        manifest, not_indexed = open_source(source, out, max_skipped=max_skipped, progress=progress)
+        manifest, not_indexed = open_source(source, out, max_skipped=max_skipped, progress=progress, renew=retry)
         loaded = load_encoders(model, device=usable_device(device), max_tokens=max_tokens, tile=tile)
         f = loaded.encoders.f
         settings = EncodingSettings(
@@ -74,6 +76,8 @@ def encode_dataset(
             print(json.dumps(dataclasses.asdict(report) | {"skipped": counted(report.skipped)}))
         else:
             print(f"{out}: {report.samples:,} images and {report.captions:,} captions in {report.shards:,} shards")
+            if report.left_out:
+                print(f"{report.left_out:,} images were left out for their score or size, as asked for")
         if loaded.captions.cut:
             warn(f"cut {loaded.captions.cut:,} captions to {loaded.identity['max_tokens']} tokens")
         warn_of_skipped(not_indexed, out / NOT_INDEXED)

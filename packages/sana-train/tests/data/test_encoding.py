@@ -15,6 +15,7 @@ from sana_train.data import (
     LatentShards,
     TooManyBadSamplesError,
     encode_dataset,
+    index_folder,
 )
 from sana_train.data.image_reading import fitted, read_image
 from sana_train.data.shard_files import OpenShard, check_content, read_header
@@ -187,12 +188,18 @@ def test_bad_samples_are_skipped_counted_and_listed(encode, dataset, manifest, i
     assert {line["key"]: line["reason"] for line in lines} == reasons
 
 
-def test_too_many_bad_samples_stop_the_run_also_when_resumed(encode, dataset):
+def test_too_many_bad_samples_stop_the_run_also_when_resumed(encode, dataset, tmp_path):
     for number in (16, 17):
         (dataset / "loose" / f"{number}.png").unlink()
     for _ in range(2):
-        with pytest.raises(TooManyBadSamplesError, match=r"2 of 20 samples had to be skipped \(2 file missing\)"):
+        with pytest.raises(
+            TooManyBadSamplesError, match=r"2 of 20 samples had to be skipped \(2 file missing\)"
+        ) as caught:
             encode(max_skipped=0.05)
+        listed = tmp_path / "out" / "skipped.jsonl"
+        assert caught.value.__notes__ == [f"All of them are listed in {listed}"]
+        assert len(listed.read_text().splitlines()) == 2
+        listed.unlink()
     assert encode(max_skipped=0.1).samples == 18
 
 
@@ -203,6 +210,36 @@ def test_mended_data_is_taken_up_when_asked_for(encode, dataset, image_bytes):
     (dataset / "loose" / "16.png").write_bytes(whole)
     assert encode(max_skipped=0.1).samples == 19
     assert encode(max_skipped=0.1, retry=True).samples == 20
+
+
+def test_what_changed_in_a_manifest_is_encoded_again_when_asked_for(encode, encoders, dataset, image_bytes, tmp_path):
+    image = dataset / "loose" / "16.png"
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    cut = index_folder(dataset, progress=False)[0]
+    assert encode(manifest=cut, max_skipped=0.1).samples == 19
+    image.write_bytes(whole)
+    still = encode(manifest=cut, max_skipped=0.1, retry=True)
+    assert [sample.reason for sample in still.skipped] == ["file changed since it was indexed"]
+    mended = index_folder(dataset, progress=False)[0]
+    with pytest.raises(ValueError, match=r"started otherwise \(manifest ") as caught:
+        encode(manifest=mended)
+    assert "taken up by retry (--retry)" in caught.value.__notes__[0]
+    seen = []
+    counting = dataclasses.replace(encoders, images=lambda pixels: seen.append(len(pixels)) or encoders.images(pixels))
+    assert encode(manifest=mended, encoders=counting, retry=True).samples == 20
+    assert sum(seen) == 4  # only the shard that it is in
+    encode(manifest=mended, out="straight")
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+
+def test_shards_of_rows_that_are_gone_are_removed(encode, manifest, tmp_path):
+    encode()
+    fewer = manifest.with_records(map(manifest.__getitem__, range(9)))
+    assert encode(manifest=fewer, retry=True).samples == 9
+    encode(manifest=fewer, out="straight")
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+    assert encode(manifest=fewer).samples == 9
 
 
 @pytest.mark.parametrize(
@@ -247,16 +284,29 @@ def test_scores_for_some_captions_only_are_refused(encode, rescored, manifest):
         encode(manifest=mixed)
 
 
+def test_a_few_captions_without_a_score_are_skipped_and_counted(encode, rescored, manifest):
+    several = next(row for row in range(20) if len(manifest[row].captions) > 1)
+    rows = [rescored[row] if row != several else manifest[row] for row in range(20)]
+    report = encode(manifest=manifest.with_records(rows), max_skipped=0.05)
+    assert report.samples == 19
+    assert [(sample.key, sample.reason) for sample in report.skipped] == [
+        (manifest[several].key, "caption without a score")
+    ]
+
+
 def test_an_empty_manifest_is_said(encode, manifest, tmp_path):
     with pytest.raises(ValueError, match=r"the manifest of .* has no images: index a folder that holds some"):
         encode(manifest=manifest.with_records([]))
     assert not (tmp_path / "out").exists()
 
 
-def test_images_that_would_be_enlarged_too_much_are_skipped(encode):
-    report = encode(max_upscale=1.0, max_skipped=1.0)
-    assert {sample.reason for sample in report.skipped} == {"image too small"}
-    assert encode(out="larger", max_upscale=2.0).skipped == []
+def test_images_that_would_be_enlarged_too_much_are_left_out_and_not_bad(encode, manifest):
+    assert (encode().samples, encode().left_out) == (20, 0)
+    report = encode(out="large", max_upscale=1.0)  # 96x48 fills 80x48, and 48x48 does not fill 64x64
+    assert (report.samples, report.left_out, report.skipped) == (6, 14, [])
+    assert encode(out="larger", max_upscale=2.0).left_out == 0
+    with pytest.raises(ValueError, match=r"none of the 20 images .* fills a size of 128 when enlarged 1\.0 times"):
+        encode(out="none", buckets=AspectRatioBuckets(128, multiple=16), max_upscale=1.0)
 
 
 @pytest.mark.parametrize(

@@ -114,8 +114,33 @@ def test_images_without_a_caption_are_left_out_where_captions_are_wanted(make_ba
     bare = [dataclasses.replace(row, captions=(), scores=(), sources=()) for row in rows[:4]]
     changed = manifest.with_records([*bare, *rows[4:]])
     without = {row.key for row in bare}
-    captioned = {key for batch in facts(make_batches(changed), range(40)) for key in batch[0]}
-    assert not captioned & without
+    few = make_batches(changed, max_skipped=0.2)
+    assert not {key for batch in facts(few, range(40)) for key in batch[0]} & without
+    assert {(sample.key, sample.reason) for sample in few.skipped} == {(key, "no caption") for key in without}
+    with pytest.raises(TooManyBadSamplesError, match=r"4 of 20 samples had to be skipped \(4 no caption\)"):
+        make_batches(changed, max_skipped=0.1)
     batches = make_batches(changed, captions=None)
     assert {key for step in range(40) for key in batches(step)["key"]} & without
     assert "caption_text" not in batches(0)
+
+
+def test_a_caption_without_a_word_is_never_drawn(make_batches, manifest):
+    rows = [manifest[row] for row in range(len(manifest))]
+    two = [dataclasses.replace(row, captions=("", row.key), scores=(None,) * 2, sources=("a",) * 2) for row in rows]
+    texts = {text for _, batch in facts(make_batches(manifest.with_records(two)), range(60)) for text in batch}
+    assert texts == {row.key for row in rows}
+    blank = dataclasses.replace(rows[0], captions=(" ",), scores=(None,), sources=("a",))
+    batches = make_batches(manifest.with_records([blank, *rows[1:]]), max_skipped=0.05)
+    assert [sample.key for sample in batches.skipped] == [blank.key]
+
+
+def test_a_few_images_without_scores_are_skipped_and_counted(make_batches, manifest):
+    rows = [manifest[row] for row in range(len(manifest))]
+    scored = [dataclasses.replace(row, scores=(20.0, 30.0)[: len(row.captions)]) for row in rows]
+    unscored = next(row for row in rows if len(row.captions) > 1)
+    mixed = manifest.with_records([row if row.key != unscored.key else unscored for row in scored])
+    batches = make_batches(mixed, captions=CaptionSampler(tau=0.1), max_skipped=0.05)
+    assert [(sample.key, sample.reason) for sample in batches.skipped] == [(unscored.key, "caption without a score")]
+    assert not any(unscored.key in keys for keys, _ in facts(batches, range(40)))
+    with pytest.raises(ValueError, match=r"1 images of .* have several captions and some without a score"):
+        make_batches(mixed, captions=CaptionSampler(tau=0.1), max_skipped=0.01)

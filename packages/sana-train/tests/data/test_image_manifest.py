@@ -54,6 +54,54 @@ def test_a_manifest_that_points_outside_its_folder_is_refused(tmp_path, name):
         ImageManifest.of([record(file=name), record(key="b")], tmp_path / "set")
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_an_image_that_has_become_a_link_is_read_only_from_below_the_folder(manifest, dataset, tmp_path, inside):
+    image, moved = dataset / "loose" / "16.png", (dataset if inside else tmp_path) / "moved.png"
+    row = manifest.column("file").index("loose/16.png")
+    image.rename(moved)
+    os.symlink(moved, image)
+    if inside:
+        assert manifest.bytes_of(manifest[row]) == moved.read_bytes()
+    else:
+        with pytest.raises(BadSampleError) as caught:
+            manifest.bytes_of(manifest[row])
+        assert caught.value.reason == Reason.OUTSIDE
+
+
+def test_an_image_that_has_grown_since_is_not_taken_for_the_old_one(manifest, dataset):
+    row = manifest.column("file").index("loose/16.png")
+    with (dataset / "loose" / "16.png").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(BadSampleError) as caught:
+        manifest.bytes_of(manifest[row])
+    assert caught.value.reason == Reason.CHANGED
+
+
+def test_a_million_files_in_few_folders_are_opened_soon(tmp_path, monkeypatch):
+    asked, realpath = set(), os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: asked.add(path) or realpath(path))
+    rows = [record(key=f"{number}", file=f"{number % 3}/{number}.jpg") for number in range(300)]
+    ImageManifest.of(rows, tmp_path)
+    assert asked == {tmp_path, *(tmp_path / str(folder) for folder in range(3))}
+
+
+def test_captions_may_take_more_than_two_gigabytes(manifest, dataset):
+    manifest.write(dataset / "m.parquet")
+    for table in (manifest.table, ImageManifest.read(dataset / "m.parquet").table):  # others count bytes in 32 bits
+        assert table.schema.field("captions").type == pyarrow.large_list(pyarrow.large_string())
+    small = manifest.table.cast(
+        pyarrow.schema(
+            [(name, SMALL.get(name, manifest.table.schema.field(name).type)) for name in manifest.table.column_names],
+            metadata=manifest.table.schema.metadata,
+        )
+    )
+    assert ImageManifest(small, dataset).sha256 == manifest.sha256  # as manifests of other programs are
+
+
+TEXTS = pyarrow.list_(pyarrow.string())
+SMALL = {"key": pyarrow.string(), "file": pyarrow.string(), "captions": TEXTS, "sources": TEXTS}
+
+
 def test_a_folder_may_itself_be_a_link(manifest, dataset, tmp_path):
     manifest.write(dataset / "m.parquet")
     os.symlink(dataset, tmp_path / "elsewhere")

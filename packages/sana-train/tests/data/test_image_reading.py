@@ -1,5 +1,6 @@
 import contextlib
 import io
+import itertools
 import struct
 import zlib
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from sana_train.data.aspect_ratio_buckets import AspectRatioBuckets
 from sana_train.data.bad_samples import BadSampleError, Reason
-from sana_train.data.image_reading import MAX_BYTES, fitted, image_size, read_image
+from sana_train.data.image_reading import MAX_BYTES, _cut, fitted, image_size, read_image
 
 
 def saved(image, kind="PNG", **options):
@@ -116,6 +118,22 @@ def test_cutting_and_scaling_is_scaling_and_cutting(make_picture):
     scaled = image.resize((64, 32), Image.Resampling.BICUBIC).crop((16, 0, 48, 32))
     expected = torch.from_numpy(np.array(scaled)).permute(2, 0, 1).float() / 127.5 - 1
     assert (fitted(image, 32, 32) - expected).abs().max() <= 1 / 127.5 + 1e-6  # one level of 256
+
+
+@pytest.mark.parametrize(("width", "height"), [(450, 580), (580, 450), (333, 777), (1, 999), (257, 256)])
+def test_an_image_of_any_size_fits_every_bucket(width, height):
+    image = Image.new("RGB", (width, height))
+    for size in AspectRatioBuckets(256).sizes:
+        assert fitted(image, *size).shape == (3, *size)
+
+
+def test_no_cut_begins_or_ends_outside_of_the_image():
+    for height, width in AspectRatioBuckets(512).sizes:
+        for size in itertools.product(range(97, 1200, 31), repeat=2):
+            left, top, right, bottom = _cut(size, height, width)
+            assert 0 <= left < right <= size[0]
+            assert 0 <= top < bottom <= size[1]
+            assert (left, right) == (0, size[0]) or (top, bottom) == (0, size[1])
 
 
 def test_an_image_is_scaled_to_its_bucket_and_keeps_its_ratio():

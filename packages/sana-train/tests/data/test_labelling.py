@@ -116,6 +116,34 @@ def test_images_that_cannot_be_read_are_skipped_and_keep_their_record(manifest, 
         caption_images(manifest, SizeCaptioner(), tmp_path / "b", progress=False)
 
 
+def test_an_image_that_cannot_be_scored_loses_its_old_scores(manifest, dataset, tmp_path):
+    scored, _ = score_captions(manifest, LengthScorer(), tmp_path / "a", progress=False)
+    (dataset / "loose" / "16.png").unlink()
+    row = scored.column("key").index("loose/16.png")
+    assert scored[row].scores != (None,)
+    again, skipped = score_captions(scored, LengthScorer(), tmp_path / "b", max_skipped=0.05, progress=False)
+    assert [sample.key for sample in skipped] == ["loose/16.png"]
+    assert again[row].scores == (None,)
+    assert None not in again[row + 1].scores
+
+
+def test_a_pass_that_stopped_goes_on_with_a_larger_fraction_or_mended_data(manifest, dataset, tmp_path):
+    image = dataset / "loose" / "16.png"
+    content = image.read_bytes()
+    image.unlink()
+    for _ in range(2):
+        with pytest.raises(TooManyBadSamplesError) as caught:
+            caption_images(manifest, SizeCaptioner(), tmp_path, progress=False)
+        assert [sample.key for sample in caught.value.skipped] == ["loose/16.png"]
+    captioner = SizeCaptioner()
+    assert len(caption_images(manifest, captioner, tmp_path, max_skipped=0.05, progress=False)[1]) == 1
+    assert captioner.calls < 7  # of 7 units
+    image.write_bytes(content)
+    mended, skipped = caption_images(manifest, SizeCaptioner(), tmp_path, progress=False)
+    assert skipped == []
+    assert all(record.sources[-1] == "size" for record in records(mended))
+
+
 def test_a_model_that_writes_nothing_is_noticed(manifest, tmp_path):
     class Silent(SizeCaptioner):
         def __call__(self, images):

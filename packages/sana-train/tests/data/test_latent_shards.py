@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from sana_train.data import latent_shards
 from sana_train.data.caption_sampler import CaptionSampler
 from sana_train.data.latent_shards import LatentShards
 from sana_train.data.shard_files import write_shard
@@ -51,6 +52,20 @@ def test_a_batch_never_mixes_sizes(folder):
     sizes = [tuple(shards(step)["latents"].shape[2:]) for step in range(shards.steps_per_epoch)]
     assert Counter(sizes) == {(2, 2): 3, (2, 3): 2}
     assert shards.sizes == [(2, 2), (2, 3)]
+
+
+def test_few_shards_are_open_at_a_time(folder, monkeypatch):
+    expected = keys(LatentShards(folder, batch_size=3), epoch=2)
+    monkeypatch.setattr(latent_shards, "MAX_OPEN", 1)
+    shards = LatentShards(folder, batch_size=3)
+    assert keys(shards, epoch=2) == expected
+    assert len(shards._open) == 1
+    monkeypatch.setattr(latent_shards, "MAX_OPEN", 2)
+    first = shards._shard(0)
+    shards._shard(1)
+    assert shards._shard(0) is first
+    shards._shard(2)
+    assert list(shards._open) == [0, 2]  # the one that was used longest ago is closed
 
 
 def test_an_epoch_has_a_sample_at_most_once_and_the_next_has_another_order(folder):

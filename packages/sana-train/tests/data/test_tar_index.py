@@ -68,8 +68,35 @@ def test_what_is_no_plain_tar_is_named(tmp_path, write_tar):
         samples(tmp_path / "y.tar")
 
 
-def test_a_tar_cut_short_is_named(tmp_path, write_tar):
+MEMBER = 512 + 2048  # bytes of a header and of 2000 bytes in blocks
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (5000, r"x\.tar is no plain tar, or cut short"),
+        (2 * MEMBER + 100, r"x\.tar is no plain tar, or cut short|x\.tar is cut short at byte 5,120"),
+        (2 * MEMBER, r"x\.tar is cut short at byte 5,120, before the end mark of a tar"),
+    ],
+    ids=["in a member", "in a header", "between members"],
+)
+def test_a_tar_cut_short_is_named(tmp_path, write_tar, end, message):
     path = write_tar(tmp_path / "x.tar", {f"{number}.jpg": bytes(2000) for number in range(9)})
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(ValueError, match=r"x\.tar is no plain tar, or cut short"):
+    path.write_bytes(path.read_bytes()[:end])
+    with pytest.raises(ValueError, match=message):
+        samples(path)
+
+
+def test_a_tar_that_goes_on_after_its_end_is_not_taken_for_half_of_it(tmp_path, write_tar):
+    path = write_tar(tmp_path / "x.tar", {f"{number}.jpg": bytes(2000) for number in range(9)})
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(2**21))
+    assert len(samples(path)[0]) == 9
+    path.write_bytes(whole + whole)
+    with pytest.raises(ValueError, match=r"x\.tar is damaged at byte 23,040, or several tars in one"):
+        samples(path)
+    damaged = bytearray(whole)
+    damaged[5 * MEMBER + 150] ^= 0xFF  # of a header's checksum
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"x\.tar is damaged at byte 12,800"):
         samples(path)

@@ -8,6 +8,7 @@ from sana_train.data.bad_samples import (
     TooManyBadSamplesError,
     check_skipped,
     counted,
+    listing,
     write_skipped,
 )
 from sana_train.data.bucket_sampler import BucketSampler
@@ -18,7 +19,7 @@ from sana_train.data.encoding_plan import EncodingSettings
 from sana_train.data.image_batches import ImageBatches
 from sana_train.data.image_manifest import ImageManifest
 from sana_train.data.image_records import ImageRecord
-from sana_train.data.indexing import index_folder
+from sana_train.data.indexing import index_folder, source_facts
 from sana_train.data.labellers import FORMS, Captioner, CaptionScorer, Form, Rewriter
 from sana_train.data.labelling import caption_images, rewrite_captions, score_captions
 from sana_train.data.latent_shards import LatentShards
@@ -57,8 +58,10 @@ __all__ = [
     "counted",
     "encode_dataset",
     "index_folder",
+    "listing",
     "rewrite_captions",
     "score_captions",
+    "source_facts",
     "write_shard",
     "write_skipped",
 ]

@@ -4,7 +4,8 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,12 +19,14 @@ class Reason(StrEnum):
 
     MISSING = "file missing"
     OUTSIDE = "path leads outside"
+    NAME = "name not usable"
+    CHANGED = "file changed since it was indexed"
     DUPLICATE = "key taken already"
     NOT_AN_IMAGE = "not an image"
     TRUNCATED = "image damaged or cut short"
     TOO_LARGE = "image too large"
-    TOO_SMALL = "image too small"
     NO_CAPTION = "no caption"
+    NO_SCORE = "caption without a score"
     WRONG_LATENT = "latent of wrong shape"
     NOT_FINITE = "latent not finite"
 
@@ -38,7 +41,15 @@ class BadSampleError(ValueError):
 
 
 class TooManyBadSamplesError(ValueError):
-    """More samples were skipped than the run allows; the message counts them by reason and names some."""
+    """More samples were skipped than the run allows; the message counts them by reason and names some.
+
+    Attributes:
+        skipped: all of them so far.
+    """
+
+    def __init__(self, message: str, skipped: "list[Skipped]") -> None:
+        super().__init__(message)
+        self.skipped = skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +72,13 @@ def counted(skipped: Iterable[Skipped]) -> dict[str, int]:
 
 
 def write_skipped(path: Path, skipped: Iterable[Skipped]) -> None:
-    """Write one JSON object per sample that was left out, all of them or none."""
+    """Write one JSON object per sample that was left out, all of them or none.
+
+    Bytes of a name that are no UTF-8 are written as JSON escapes.
+    """
     lines = [json.dumps(dataclasses.asdict(sample), ensure_ascii=False) + "\n" for sample in skipped]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write_synced(temporary, "".join(lines).encode())
+    write_synced(temporary, "".join(lines).encode(errors="backslashreplace"))
     temporary.replace(path)
 
 
@@ -74,7 +88,19 @@ def check_skipped(skipped: list[Skipped], *, total: int, fraction: float) -> Non
         return
     reasons = ", ".join(f"{count} {reason}" for reason, count in counted(skipped).items())
     named = "; ".join(f"{sample.key} ({sample.reason}: {sample.detail})" for sample in skipped[:3])
-    raise TooManyBadSamplesError(
+    message = (
         f"{len(skipped)} of {total} samples had to be skipped ({reasons}), and {fraction:.2%} may be; the first: "
         f"{named}. Mend the data, or allow a larger fraction"
     )
+    raise TooManyBadSamplesError(message, skipped)
+
+
+@contextmanager
+def listing(path: Path) -> Iterator[None]:
+    """Where too many samples are skipped, write the list of them to `path`, and have the error name it."""
+    try:
+        yield
+    except TooManyBadSamplesError as error:
+        write_skipped(path, error.skipped)
+        error.add_note(f"All of them are listed in {path}")
+        raise

@@ -8,7 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sana_train.data.bad_samples import Skipped, check_skipped, write_skipped
+from sana_train.data.bad_samples import Skipped, check_skipped, listing, write_skipped
+from sana_train.data.bucket_sampler import Size
 from sana_train.data.encoding_plan import EncodingSettings, all_scored, plan_shards
 from sana_train.data.image_manifest import ImageManifest
 from sana_train.data.shard_encoding import Encoders, ShardEncoder
@@ -20,12 +21,21 @@ SKIPPED = "skipped.jsonl"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodingReport:
-    """What is in the folder after a run: of all processes, as far as they are done."""
+    """What is in the folder after a run: of all processes, as far as they are done.
+
+    Attributes:
+        samples: images in the shards.
+        captions: of these images.
+        shards: that hold them.
+        skipped: bad samples.
+        left_out: images that `min_score` and `max_upscale` leave out, which are not bad.
+    """
 
     samples: int
     captions: int
     shards: int
     skipped: list[Skipped]
+    left_out: int
 
 
 def encode_dataset(
@@ -55,41 +65,52 @@ def encode_dataset(
         part: (i, n) does only every n-th shard, from the i-th on, for processes that share no locks.
         threads: that read images ahead.
         verify: read what is there already and compare it with its hash.
-        retry: make those shards again from which something was skipped, after the data has been mended.
+        retry: after the data has been mended, and indexed again where files changed: make those shards again from which
+            something was skipped, and those whose rows are others in this manifest.
         progress: whether to show a progress bar.
 
     Raises:
-        ValueError: `out` was started otherwise, or captions have scores only in part.
+        ValueError: `out` was started otherwise, or many captions have no score while others have one.
         TooManyBadSamplesError: more images had to be skipped than `max_skipped` allows.
     """
     out = Path(out)
     if not 0 <= part[0] < part[1]:
         raise ValueError(f"part is {part[0]} of {part[1]}; it must be one of 0 to {part[1] - 1}")
     plan = plan_shards(manifest, settings)
-    scored = all_scored(manifest)
-    work = WorkFolder(out / "work", _fixed(manifest, encoders, settings, identity))
-    for unit in plan:
-        facts = work.facts(unit)
-        if facts and (not _is_there(out / f"{unit}.safetensors", facts, verify=verify) or (retry and facts["skipped"])):
-            work.forget(unit)
+    total = sum(len(rows) for _, rows in plan.values())
+    scored = all_scored(manifest, [row for _, rows in plan.values() for row in rows], most=settings.max_skipped)
+    work = _opened(out / "work", _fixed(manifest, encoders, settings, identity), retry=retry)
+    hashes = {unit: f"{manifest.rows_sha256(rows)} {scored}" for unit, (_, rows) in plan.items()}
+    _forget_stale(work, out, hashes, verify=verify, retry=retry)
     units = list(plan)[part[0] :: part[1]]
     encoder = ShardEncoder(manifest, encoders, settings, scored=scored, threads=threads)
-    total = sum(len(rows) for _, rows in plan.values())
-    skipped = _report(work, plan).skipped
+    skipped = _report(work, plan, len(manifest)).skipped
     done = sum(len(plan[unit][1]) for unit in units if work.facts(unit) is not None)
-    with tqdm(total=sum(len(plan[unit][1]) for unit in units), initial=done, unit="image", disable=not progress) as bar:
+    bar = tqdm(total=sum(len(plan[unit][1]) for unit in units), initial=done, unit="image", disable=not progress)
+    with bar, listing(out / SKIPPED):
         check_skipped(skipped, total=total, fraction=settings.max_skipped)
         for unit in work.pending(units):
             size, rows = plan[unit]
             facts, bad = encoder.write(out / f"{unit}.safetensors", rows, size)
-            work.finish(unit, facts | {"skipped": [dataclasses.astuple(sample) for sample in bad]})
+            about = {"rows": hashes[unit], "skipped": [dataclasses.astuple(sample) for sample in bad]}
+            work.finish(unit, facts | about)
             skipped += bad
             bar.update(len(rows))
             check_skipped(skipped, total=total, fraction=settings.max_skipped)
-    report = _report(work, plan)
-    check_skipped(report.skipped, total=total, fraction=settings.max_skipped)
+        report = _report(work, plan, len(manifest))
+        check_skipped(report.skipped, total=total, fraction=settings.max_skipped)
     write_skipped(out / SKIPPED, report.skipped)
     return report
+
+
+def _opened(folder: Path, fixed: Mapping[str, Any], *, retry: bool) -> WorkFolder:
+    try:
+        return WorkFolder(folder, fixed, renewed=["manifest"] if retry else [])
+    except ValueError as error:
+        error.add_note(
+            "A manifest that has changed is taken up by retry (--retry): only shards that it changes are made"
+        )
+        raise
 
 
 def _fixed(
@@ -100,6 +121,21 @@ def _fixed(
     del values["max_skipped"]
     shape = {"channels": encoders.channels, "f": encoders.f, "scaling_factor": encoders.scaling_factor}
     return {"manifest": manifest.sha256} | values | shape | dict(identity)
+
+
+def _forget_stale(work: WorkFolder, out: Path, hashes: Mapping[str, str], *, verify: bool, retry: bool) -> None:
+    """Have those units done again whose shard is lost or of other rows, and remove shards that are none any more."""
+    for unit in work.done():
+        path, facts = out / f"{unit}.safetensors", work.facts(unit)
+        if unit not in hashes:
+            path.unlink(missing_ok=True)
+            work.forget(unit)
+        elif facts and (
+            facts.get("rows") != hashes[unit]
+            or not _is_there(path, facts, verify=verify)
+            or (retry and facts["skipped"])
+        ):
+            work.forget(unit)
 
 
 def _is_there(path: Path, facts: Mapping[str, Any], *, verify: bool) -> bool:
@@ -116,11 +152,12 @@ def _is_there(path: Path, facts: Mapping[str, Any], *, verify: bool) -> bool:
     return True
 
 
-def _report(work: WorkFolder, plan: Mapping[str, Any]) -> EncodingReport:
+def _report(work: WorkFolder, plan: Mapping[str, tuple[Size, list[int]]], images: int) -> EncodingReport:
     done = [facts for unit in plan if (facts := work.facts(unit)) is not None]
     return EncodingReport(
         samples=sum(facts["samples"] for facts in done),
         captions=sum(facts["captions"] for facts in done),
         shards=sum(facts["samples"] > 0 for facts in done),
         skipped=[Skipped(*sample) for facts in done for sample in facts["skipped"]],
+        left_out=images - sum(len(rows) for _, rows in plan.values()),
     )

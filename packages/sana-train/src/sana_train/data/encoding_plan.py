@@ -1,6 +1,7 @@
 """Which images go into which shard: a pure function of the manifest and of how it is to be encoded."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sana_train.data.aspect_ratio_buckets import AspectRatioBuckets
@@ -19,7 +20,7 @@ class EncodingSettings:
         batch_size: images or captions that are encoded together.
         max_captions: of an image; the best ones where they have scores, else the first ones. None takes them all.
         min_score: images whose best caption scores less are left out, such as for quality tuning; None takes them all.
-        max_upscale: an image that would have to be enlarged more than so many times is skipped; None takes them all.
+        max_upscale: images that would have to be enlarged more than so many times are left out; None takes them all.
         max_skipped: fraction of the images that may be skipped before the run stops.
     """
 
@@ -46,36 +47,44 @@ def plan_shards(manifest: ImageManifest, settings: EncodingSettings) -> dict[str
     """Name of each shard -> size of its images in pixels, and their rows in the manifest.
 
     Raises:
-        ValueError: the manifest is empty, or `min_score` leaves no image.
+        ValueError: the manifest is empty, or `min_score` and `max_upscale` leave no image.
     """
     if not len(manifest):
         raise ValueError(f"the manifest of {manifest.root} has no images: index a folder that holds some")
-    taken = set(range(len(manifest)))
-    if settings.min_score is not None:
-        taken = {row for row, scores in enumerate(manifest.column("scores")) if _best(scores) >= settings.min_score}
+    heights, widths, scores = (manifest.column(name) for name in ("height", "width", "scores"))
+
+    def is_wanted(row: int, size: Size) -> bool:
+        enlarged = max(size[0] / heights[row], size[1] / widths[row])
+        large_enough = settings.max_upscale is None or enlarged <= settings.max_upscale
+        return large_enough and (settings.min_score is None or _best(scores[row]) >= settings.min_score)
+
     plan = {}
-    for size, group in sorted(bucket_groups(manifest, settings.buckets, captioned=False).items()):
-        rows = [row for row in group.tolist() if row in taken]
+    for size, group in sorted(bucket_groups(manifest, settings.buckets).items()):
+        rows = [row for row in group.tolist() if is_wanted(row, size)]
         for number, start in enumerate(range(0, len(rows), settings.shard_size)):
             plan[f"{size[0]}x{size[1]}-{number:05d}"] = size, rows[start : start + settings.shard_size]
     if not plan:
+        score, upscale = settings.min_score, settings.max_upscale
+        wanted = [f"has a caption that scores {score}"] * (score is not None)
+        wanted += [f"fills a size of {settings.buckets.side} when enlarged {upscale} times"] * (upscale is not None)
         raise ValueError(
-            f"none of the {len(manifest)} images of {manifest.root} has a caption that scores {settings.min_score}: "
-            "lower min_score, or score the captions first"
+            f"none of the {len(manifest)} images of {manifest.root} {' and '.join(wanted)}: lower min_score (or score "
+            "the captions first), or raise max_upscale"
         )
     return plan
 
 
-def all_scored(manifest: ImageManifest) -> bool:
-    """Whether captions have scores. An image's only caption needs none.
+def all_scored(manifest: ImageManifest, rows: Collection[int], *, most: float) -> bool:
+    """Whether captions have scores; the few of `rows` that lack them are to be skipped. An only caption needs none.
 
     Raises:
-        ValueError: some images have several captions without scores, while others have scores.
+        ValueError: more than the fraction `most` of these rows have several captions without scores, while others
+            have scores.
     """
-    rows = [scores or () for scores in manifest.column("scores")]
-    without = [row for row, scores in enumerate(rows) if len(scores) > 1 and None in scores]
-    some = any(score is not None for scores in rows for score in scores)
-    if without and some:
+    column = manifest.column("scores")
+    without = [row for row in rows if len(column[row]) > 1 and None in column[row]]
+    some = any(score is not None for scores in column for score in scores)
+    if some and len(without) > most * len(rows):
         raise ValueError(
             f"{len(without)} images of {manifest.root} have captions without a score, and others have scores (first "
             f"{manifest[without[0]].key}): score them all with `sana score-captions`"
@@ -83,5 +92,5 @@ def all_scored(manifest: ImageManifest) -> bool:
     return some
 
 
-def _best(scores: list[float | None] | None) -> float:
-    return max((score for score in scores or () if score is not None), default=-math.inf)
+def _best(scores: list[float | None]) -> float:
+    return max((score for score in scores if score is not None), default=-math.inf)

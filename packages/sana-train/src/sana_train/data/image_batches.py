@@ -1,13 +1,13 @@
 """Batches of images and captions straight from a manifest, in an order that is a pure function of (seed, epoch)."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from sana_train.data.aspect_ratio_buckets import AspectRatioBuckets
-from sana_train.data.bad_samples import BadSampleError, Skipped, check_skipped
+from sana_train.data.bad_samples import BadSampleError, Reason, Skipped, check_skipped
 from sana_train.data.bucket_sampler import BucketSampler, Size
 from sana_train.data.caption_sampler import CaptionSampler
 from sana_train.data.image_manifest import ImageManifest
@@ -31,10 +31,12 @@ class ImageBatches:
         max_skipped: fraction of the manifest that may be skipped.
 
     Attributes:
-        skipped: what this process could not read so far.
+        skipped: images without the captions or scores that are asked for, and what this process could not read so far.
 
     Raises:
-        ValueError: no bucket has images for one batch, or there are captions without scores that need them.
+        ValueError: no bucket has images for one batch, or captions need scores and more images lack them than may be
+            skipped.
+        TooManyBadSamplesError: more images than that have no caption.
     """
 
     def __init__(
@@ -47,15 +49,15 @@ class ImageBatches:
         captions: CaptionSampler | None = None,
         max_skipped: float = 0.01,
     ) -> None:
-        if captions is not None:
-            check_scored(manifest, captions)
-        groups = bucket_groups(manifest, buckets, captioned=captions is not None)
+        unusable = {} if captions is None else _without_captions(manifest, captions, max_skipped)
+        groups = bucket_groups(manifest, buckets, without=unusable)
         self.sampler = BucketSampler(groups, batch_size=batch_size, seed=seed, where=str(manifest.root))
         self.manifest = manifest
         self.buckets = buckets
         self.captions = captions
         self.max_skipped = max_skipped
-        self.skipped: list[Skipped] = []
+        self.skipped = list(unusable.values())
+        check_skipped(self.skipped, total=len(manifest), fraction=max_skipped)
 
     @property
     def batch_size(self) -> int:
@@ -100,28 +102,37 @@ class ImageBatches:
 
     def _caption(self, record: ImageRecord, epoch: int) -> str:
         assert self.captions is not None
-        scores = [0.0 if score is None else score for score in record.scores]
-        return record.captions[self.captions.choose(scores, seed=self.sampler.seed, epoch=epoch, key=record.key)]
+        pairs = zip(record.captions, record.scores, strict=True)
+        usable = [(caption, score or 0.0) for caption, score in pairs if caption.strip()]
+        scores = [score for _, score in usable]
+        return usable[self.captions.choose(scores, seed=self.sampler.seed, epoch=epoch, key=record.key)][0]
 
 
-def bucket_groups(manifest: ImageManifest, buckets: AspectRatioBuckets, *, captioned: bool) -> dict[Size, Tensor]:
-    """Size in pixels -> the rows of the manifest that are nearest to it, those without a caption left out if asked."""
+def bucket_groups(
+    manifest: ImageManifest, buckets: AspectRatioBuckets, *, without: Collection[int] = ()
+) -> dict[Size, Tensor]:
+    """Size in pixels -> the rows of the manifest that are nearest to it, but for some."""
     groups = defaultdict(list)
-    sides = zip(manifest.column("height"), manifest.column("width"), manifest.column("captions"), strict=True)
-    for row, (height, width, captions) in enumerate(sides):
-        if captions or not captioned:
+    for row, (height, width) in enumerate(zip(manifest.column("height"), manifest.column("width"), strict=True)):
+        if row not in without:
             groups[buckets.nearest(height, width)].append(row)
     return {size: torch.tensor(rows) for size, rows in groups.items()}
 
 
-def check_scored(manifest: ImageManifest, captions: CaptionSampler) -> None:
-    """Raise ValueError where captions are to be drawn by scores that they do not have."""
-    if not captions.needs_scores:
-        return
-    rows = zip(manifest.column("key"), manifest.column("scores"), strict=True)
-    without = [key for key, scores in rows if len(scores or ()) > 1 and None in scores]
-    if without:
+def _without_captions(manifest: ImageManifest, captions: CaptionSampler, most: float) -> dict[int, Skipped]:
+    """The rows that have no caption to draw; ValueError where a larger fraction than `most` lacks scores for it."""
+    found, unscored = {}, []
+    rows = zip(manifest.column("key"), manifest.column("captions"), manifest.column("scores"), strict=True)
+    for row, (key, texts, scores) in enumerate(rows):
+        if not any(text.strip() for text in texts):
+            found[row] = Skipped(key, Reason.NO_CAPTION, f"it has {len(texts)} captions, none with a word")
+        elif captions.needs_scores and len(scores) > 1 and None in scores:
+            found[row] = Skipped(key, Reason.NO_SCORE, f"it has {len(scores)} captions")
+            unscored.append(key)
+    if len(unscored) > most * len(manifest):
         raise ValueError(
-            f"{len(without)} images of {manifest.root} have several captions and some without a score (first "
-            f"{without[0]}): score them with `sana score-captions`, or draw all alike with CaptionSampler(tau=math.inf)"
+            f"{len(unscored)} images of {manifest.root} have several captions and some without a score (first "
+            f"{unscored[0]}): score them with `sana score-captions`, or draw all alike with "
+            "CaptionSampler(tau=math.inf)"
         )
+    return found

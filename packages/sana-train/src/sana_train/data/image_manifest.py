@@ -4,18 +4,20 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sana_train.data.bad_samples import BadSampleError, Reason
-from sana_train.data.image_reading import MAX_BYTES
+from sana_train.data.image_reading import MAX_BYTES, SUFFIXES
 from sana_train.data.image_records import NAMES, ImageRecord, checked_table, hashable_parts, import_pyarrow, schema
 
 if TYPE_CHECKING:
     import pyarrow
 
-ARCHIVES = b"sana.archives"
+ARCHIVES, SOURCE = b"sana.archives", b"sana.source"
+ROWS_TOGETHER = 2**15  # in Parquet; Arrow cannot read more than 2 GiB of captions together
 
 
 class ImageManifest:
@@ -27,7 +29,8 @@ class ImageManifest:
 
     Raises:
         ValueError: a column is missing or of another type, a key comes twice, a path leads outside of the root, or an
-            archive is missing or has another size than it was indexed with.
+            archive is missing or has another size than it was indexed with. An image that is itself a link is looked at
+            when it is read.
     """
 
     def __init__(self, table: "pyarrow.Table", root: str | Path) -> None:
@@ -48,24 +51,30 @@ class ImageManifest:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no manifest {path}: write one with `sana index-dataset FOLDER`")
-        pyarrow = import_pyarrow()
+        import_pyarrow()
         from pyarrow import parquet
 
-        try:
-            table = parquet.read_table(path, partitioning=None)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
-            raise ValueError(f"{path} is no Parquet file, or damaged ({error}): write it again") from error
+        table = _read(partial(parquet.read_table, partitioning=None), path)
         return cls(table, path.parent if root is None else root)
 
+    @staticmethod
+    def source_of(path: Path) -> dict[str, Any]:
+        """Facts of the folder that a manifest was made of, as they were then; empty where they were not noted."""
+        from pyarrow import parquet
+
+        metadata = _read(parquet.read_schema, path).metadata or {}
+        facts: dict[str, Any] = json.loads(metadata.get(SOURCE, b"{}"))
+        return facts
+
     @classmethod
-    def of(cls, records: Iterable[ImageRecord], root: str | Path) -> Self:
-        """The manifest of `records`, which notes the sizes that their archives have now."""
+    def of(cls, records: Iterable[ImageRecord], root: str | Path, *, source: Mapping[str, Any] | None = None) -> Self:
+        """The manifest of `records`, which notes the sizes that their archives have now, and facts of its source."""
         records = list(records)
         columns = {name: [getattr(record, name) for record in records] for name in NAMES}
         archives = sorted({record.file for record in records if record.file.endswith(".tar")})
         sizes = {name: (Path(root) / name).stat().st_size for name in archives}
-        table = import_pyarrow().table(columns, schema=schema()).replace_schema_metadata({ARCHIVES: json.dumps(sizes)})
-        return cls(table, root)
+        notes = {ARCHIVES: json.dumps(sizes)} | ({SOURCE: json.dumps(source)} if source else {})
+        return cls(import_pyarrow().table(columns, schema=schema()).replace_schema_metadata(notes), root)
 
     def with_records(self, records: Iterable[ImageRecord]) -> Self:
         """The same archives with other rows, such as with more captions."""
@@ -94,20 +103,29 @@ class ImageManifest:
         """The bytes of an image.
 
         Raises:
-            BadSampleError: the file is not there, or ends before the image does, or the image is too large.
+            BadSampleError: the file is not there, a link out of the root, or of another length than it was indexed
+                with, or the image is too large.
         """
         if record.size > MAX_BYTES:
             raise BadSampleError(Reason.TOO_LARGE, f"it has {record.size:,} bytes, and at most {MAX_BYTES:,} are read")
+        path = self.root / record.file
+        if path.is_symlink() and not is_below(path, self.root):
+            raise BadSampleError(Reason.OUTSIDE, f"{record.file} is a link that leads out of {self.root}")
         try:
-            with (self.root / record.file).open("rb") as file:
+            with path.open("rb") as file:
                 file.seek(record.offset)
                 content = file.read(record.size)
+                longer = path.suffix.lower() in SUFFIXES and bool(file.read(1))
         except OSError as error:
             raise BadSampleError(Reason.MISSING, f"{record.file}: {error.strerror}") from error
         if len(content) < record.size:
             raise BadSampleError(
                 Reason.TRUNCATED,
                 f"{record.file} has {len(content):,} of its {record.size:,} bytes at {record.offset:,}",
+            )
+        if longer:
+            raise BadSampleError(
+                Reason.CHANGED, f"{record.file} had {record.size:,} bytes and has more: index it again"
             )
         return content
 
@@ -119,7 +137,7 @@ class ImageManifest:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as file:
-                parquet.write_table(self.table, file, compression="zstd")
+                parquet.write_table(self.table, file, compression="zstd", row_group_size=ROWS_TOGETHER)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -129,19 +147,20 @@ class ImageManifest:
     @property
     def sha256(self) -> str:
         """A hash of all rows and of the archives' sizes, by which two manifests are told apart."""
-        digest = hashlib.sha256((self.table.schema.metadata or {}).get(ARCHIVES, b"{}"))
-        for name in NAMES:
-            for part in hashable_parts(self._columns[name]):
-                digest.update(part)
-        return digest.hexdigest()
+        return _hash_of(self.table, (self.table.schema.metadata or {}).get(ARCHIVES, b"{}"))
+
+    def rows_sha256(self, rows: Sequence[int]) -> str:
+        """A hash of some rows, in their order."""
+        return _hash_of(self.table.take(rows), b"")
 
     def _check_files(self) -> None:
         """Every distinct path is below the root; every archive is as it was indexed."""
         from pyarrow import compute
 
-        root = self.root.resolve()
         names = compute.unique(self._columns["file"]).to_pylist()
-        outside = [name for name in names if not _is_below(root, name)]
+        parents = {name: name.rpartition("/")[0] for name in names if _is_plain(name)}
+        below = {parent: is_below(self.root / parent, self.root) for parent in set(parents.values())}
+        outside = [name for name in names if name not in parents or not below[parents[name]]]
         if outside:
             raise ValueError(
                 f"the manifest points outside of {self.root} ({len(outside)} files, first {outside[0]!r}): its files "
@@ -158,14 +177,33 @@ class ImageManifest:
                 )
 
 
+def _read(read: Callable[[Path], Any], path: Path) -> Any:
+    pyarrow = import_pyarrow()
+    try:
+        return read(path)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
+        raise ValueError(f"{path} is no Parquet file, or damaged ({error}): write it again") from error
+
+
 def _check_keys(keys: Sequence[str], root: Path) -> None:
     twice = [key for key, count in Counter(keys).items() if count > 1]
     if twice:
         raise ValueError(f"the manifest of {root} has {len(twice)} keys more than once ({twice[:3]}): make them differ")
 
 
-def _is_below(root: Path, name: str) -> bool:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        return False
-    return (root / name).resolve().is_relative_to(root)
+def _hash_of(table: "pyarrow.Table", first: bytes) -> str:
+    digest = hashlib.sha256(first)
+    for name in NAMES:
+        for part in hashable_parts(table.column(name)):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a path names no place above its folder; where links lead is another question."""
+    return not (name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name)
+
+
+def is_below(path: Path, folder: Path) -> bool:
+    """Whether a path leads to a place below the folder; links that go in circles lead nowhere else."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

@@ -59,13 +59,24 @@ def fitted(image: "Image.Image", height: int, width: int) -> Tensor:
     """An image cut around its centre to the ratio of height x width and scaled to it: (3, H, W) in [-1, 1]."""
     from PIL import Image
 
-    scale = min(image.height / height, image.width / width)
-    cut = (scale * width, scale * height)
-    left, top = (image.width - cut[0]) / 2, (image.height - cut[1]) / 2
-    box = (left, top, left + cut[0], top + cut[1])
+    box = _cut(image.size, height, width)
     resized = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
     pixels = torch.from_numpy(np.array(resized))  # (H, W, 3)
     return pixels.permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _cut(size: tuple[int, int], height: int, width: int) -> tuple[float, float, float, float]:
+    """The part of an image (width, height) with the ratio of height x width: left, top, right and bottom.
+
+    One axis is whole, in integers. The other is a quotient that cannot round to more than the image has: Pillow refuses
+    a part that begins or ends outside by 1e-14.
+    """
+    wide, high = size
+    if wide * height > high * width:
+        kept = high * width / height
+        return (wide - kept) / 2, 0, (wide + kept) / 2, high
+    kept = wide * height / width
+    return 0, (high - kept) / 2, wide, (high + kept) / 2
 
 
 def _opened(content: bytes) -> "Image.Image":

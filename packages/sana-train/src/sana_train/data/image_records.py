@@ -45,10 +45,11 @@ NAMES = [field.name for field in fields(ImageRecord)]
 
 
 def schema() -> "pyarrow.Schema":
-    """The columns of a manifest and their types."""
+    """The columns of a manifest and their types: large ones, since others hold at most 2 GiB of captions."""
     pyarrow = import_pyarrow()
-    text, number, texts = pyarrow.string(), pyarrow.int64(), pyarrow.list_(pyarrow.string())
-    kinds = [text, text, *[number] * 4, texts, pyarrow.list_(pyarrow.float64()), texts]
+    text, number = pyarrow.large_string(), pyarrow.int64()
+    texts, scores = pyarrow.large_list(text), pyarrow.large_list(pyarrow.float64())
+    kinds = [text, text, *[number] * 4, texts, scores, texts]
     return pyarrow.schema(list(zip(NAMES, kinds, strict=True)))
 
 
@@ -116,12 +117,13 @@ def hashable_parts(column: Any) -> Iterator[bytes]:
     """The values of a checked column as bytes, the same wherever the table came from."""
     from pyarrow import compute, types
 
-    if types.is_list(column.type):
+    if types.is_large_list(column.type):
         yield compute.list_value_length(column).to_numpy().tobytes()
         column = compute.list_flatten(column)
-    if types.is_string(column.type):
+    if types.is_large_string(column.type):
         yield compute.binary_length(column).to_numpy().tobytes()
-        yield "".join(column.to_pylist()).encode()
+        for start in range(0, len(column), 2**16):
+            yield "".join(column.slice(start, 2**16).to_pylist()).encode()
     else:  # a score that is None becomes NaN
         yield column.to_numpy().tobytes()
 

@@ -1,15 +1,18 @@
 """A manifest of what lies in a folder: image files with their captions, and WebDataset tars, read in place."""
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from sana_train.data.bad_samples import BadSampleError, Reason, Skipped
-from sana_train.data.image_manifest import ImageManifest
+from sana_train.data.bad_samples import BadSampleError, Reason, Skipped, counted
+from sana_train.data.image_manifest import ImageManifest, is_below
 from sana_train.data.image_reading import MAX_BYTES, SUFFIXES, image_size
 from sana_train.data.image_records import ImageRecord
 from sana_train.data.tar_index import Member, TarSample, tar_samples
@@ -35,6 +38,7 @@ def index_folder(folder: str | Path, *, progress: bool = True) -> tuple[ImageMan
         raise FileNotFoundError(f"there is no folder {folder}: give one with images or WebDataset tars")
     records: dict[str, ImageRecord] = {}
     skipped: list[Skipped] = []
+    source = source_facts(folder)
     with tqdm(unit="image", disable=not progress) as bar:
         for key, make in _samples(folder, skipped):
             bar.update()
@@ -45,35 +49,75 @@ def index_folder(folder: str | Path, *, progress: bool = True) -> tuple[ImageMan
             except BadSampleError as error:
                 skipped.append(Skipped.of(key, error))
     if not records:
+        reasons = "".join(f", {count} {reason}" for reason, count in counted(skipped).items())
         raise ValueError(
-            f"{folder} holds no image that can be used ({len(skipped)} were skipped): give a folder with .tar, "
-            f"{', '.join(SUFFIXES)}"
+            f"{folder} holds no image that can be used ({len(skipped)} were skipped{reasons}): give a folder with "
+            f".tar, {', '.join(SUFFIXES)}"
         )
-    return ImageManifest.of(records.values(), folder), skipped
+    return ImageManifest.of(records.values(), folder, source=source), skipped
+
+
+def source_facts(folder: Path) -> dict[str, Any]:
+    """What tells a folder, as it is now, from others: its place, and a hash of what would be indexed.
+
+    The hash is of the names, sizes and times of change of tars, images and the captions beside them.
+    """
+    digest, files = hashlib.sha256(), _files(folder)
+    for path in files:
+        beside = () if path.suffix.lower() == ".tar" else (path.with_suffix(".txt"), path.with_suffix(".json"))
+        for file in (path, *beside):
+            with suppress(OSError):
+                facts = file.stat()
+                digest.update(
+                    f"{file.relative_to(folder)}\0{facts.st_size} {facts.st_mtime_ns}\n".encode(
+                        errors="surrogateescape"
+                    )
+                )
+    return {"folder": os.path.realpath(folder), "files": len(files), "listing": digest.hexdigest()}
+
+
+def _files(folder: Path) -> list[Path]:
+    """The tars and images of a folder, in order, and links and the like that are called so."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in (".tar", *SUFFIXES))
+    return sorted(path for path in found if not path.name.startswith(".") and not path.is_dir())
 
 
 def _samples(folder: Path, skipped: list[Skipped]) -> Iterator[tuple[str, Callable[[], ImageRecord]]]:
     """Each sample's key, and what makes its record or raises BadSampleError."""
-    root = folder.resolve()
-    for path in sorted(folder.rglob("*")):
+    for path in _files(folder):
         name = path.relative_to(folder).as_posix()
-        if path.suffix.lower() not in (".tar", *SUFFIXES) or path.name.startswith("."):
+        try:
+            _check_file(path, name, folder)
+        except BadSampleError as error:
+            skipped.append(Skipped.of(name, error))
             continue
-        if not path.resolve().is_relative_to(root):
-            outside = BadSampleError(Reason.OUTSIDE, f"{name} is a link that leads out of {folder}")
-            skipped.append(Skipped.of(name, outside))
-        elif path.suffix.lower() != ".tar":
+        if path.suffix.lower() != ".tar":
             yield name, partial(_file_record, path, folder)
         else:
             for sample in tar_samples(path, skipped):
                 if any(suffix in SUFFIXES for suffix in sample.files):
-                    yield f"{name}/{sample.key}", partial(_tar_record, path, sample, folder)
+                    yield f"{name}/{_as_unicode(sample.key)}", partial(_tar_record, path, sample, folder)
+
+
+def _check_file(path: Path, name: str, folder: Path) -> None:
+    """Raise BadSampleError where a path is no file below the folder, or a manifest cannot hold its name."""
+    if _as_unicode(name) != name or "\\" in name:
+        raise BadSampleError(Reason.NAME, f"{name!r} is not UTF-8, or has a backslash: rename it")
+    if not is_below(path, folder):
+        raise BadSampleError(Reason.OUTSIDE, f"{name} is a link that leads out of {folder}")
+    if not path.is_file():
+        raise BadSampleError(Reason.MISSING, f"{name} is a link that leads nowhere, or no plain file")
+
+
+def _as_unicode(text: str) -> str:
+    """The text with ? for each half of a character, which neither Parquet nor UTF-8 can hold."""
+    return text.encode(errors="replace").decode()
 
 
 def _file_record(path: Path, folder: Path) -> ImageRecord:
     def beside(suffix: str) -> bytes | None:
         text = path.with_suffix(suffix)
-        if not text.is_file() or not text.resolve().is_relative_to(folder.resolve()):
+        if not text.is_file() or not is_below(text, folder):
             return None
         return _read(text, 0, min(text.stat().st_size, MAX_TEXT_BYTES))
 
@@ -88,7 +132,7 @@ def _tar_record(path: Path, sample: TarSample, folder: Path) -> ImageRecord:
 
     image = next(sample.files[suffix] for suffix in SUFFIXES if suffix in sample.files)
     name = path.relative_to(folder).as_posix()
-    return _record(f"{name}/{sample.key}", path, folder, image, beside)
+    return _record(f"{name}/{_as_unicode(sample.key)}", path, folder, image, beside)
 
 
 def _record(key: str, path: Path, folder: Path, image: Member, beside: Callable[[str], bytes | None]) -> ImageRecord:
@@ -130,10 +174,10 @@ def _captions(beside: Callable[[str], bytes | None]) -> tuple[str, ...]:
             found = (
                 next((facts[key] for key in CAPTION_KEYS if key in facts), None) if isinstance(facts, dict) else None
             )
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of JSON that is nested too deep
         return ()
     texts = found if isinstance(found, list) else [found]
-    return tuple(text.strip() for text in texts if isinstance(text, str) and text.strip())
+    return tuple(_as_unicode(text.strip()) for text in texts if isinstance(text, str) and text.strip())
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:

@@ -73,17 +73,19 @@ def score_captions(
 ) -> tuple[ImageManifest, list[Skipped]]:
     """The manifest with a score for every caption, all of them new, and the images that could not be scored.
 
+    Those lose the scores that they had: of two models they could not be compared.
     Arguments and errors are those of `caption_images`.
     """
 
     def write(rows: Sequence[int], note: "_Note") -> None:
+        note.results |= {str(row): [None] * len(manifest[row].captions) for row in rows}
         for batch in _batches(note.readable(rows), batch_size):
             captions = [manifest[row].captions for row, _ in batch]
             scores = scorer([image for _, image in batch], captions)
             for (row, _), values in zip(batch, scores, strict=True):
                 note.results[str(row)] = [float(value) for value in values]
 
-    def scored(record: ImageRecord, scores: list[float]) -> ImageRecord:
+    def scored(record: ImageRecord, scores: list[float | None]) -> ImageRecord:
         return replace(record, scores=tuple(scores))
 
     passed = _Pass(manifest, Path(work), {"scorer": dict(scorer.identity)}, max_skipped, progress)
@@ -177,21 +179,30 @@ class _Pass:
     ) -> tuple[ImageManifest, list[Skipped]]:
         """Let `write` note a result for each row, and `changed` make the row's new record from it."""
         units = {f"{start:09d}": rows[start : start + UNIT] for start in range(0, len(rows), UNIT)}
-        done = sum(len(units[unit]) for unit in units if self.work.facts(unit) is not None)
-        skipped: list[Skipped] = []
+        done, skipped = self._taken_up(units, most=self.max_skipped * len(rows))
         with tqdm(total=len(rows), initial=done, unit="image", disable=not self.progress) as bar:
             for unit in self.work.pending(list(units)):
                 note = _Note(self.manifest)
                 write(units[unit], note)
-                skipped += note.skipped
-                check_skipped(skipped, total=len(rows), fraction=self.max_skipped)
                 self.work.finish(unit, {"results": note.results, "skipped": [astuple(one) for one in note.skipped]})
                 bar.update(len(units[unit]))
+                skipped += note.skipped
+                check_skipped(skipped, total=len(rows), fraction=self.max_skipped)
         results, skipped = self._together(list(units))
         check_skipped(skipped, total=len(rows), fraction=self.max_skipped)
         records = map(self.manifest.__getitem__, range(len(self.manifest)))
         new = [changed(record, results[row]) if row in results else record for row, record in enumerate(records)]
         return self.manifest.with_records(new), skipped
+
+    def _taken_up(self, units: Mapping[str, Sequence[int]], *, most: float) -> tuple[int, list[Skipped]]:
+        """How many rows are done, and what of them was skipped; units that stopped the run are done again."""
+        done = [unit for unit in units if self.work.facts(unit) is not None]
+        skipped_of = {unit: self._together([unit])[1] for unit in done}
+        if sum(map(len, skipped_of.values())) > most:  # the data may have been mended since
+            for unit in [unit for unit in done if skipped_of[unit]]:
+                self.work.forget(unit)
+                del skipped_of[unit]
+        return sum(len(units[unit]) for unit in skipped_of), [one for several in skipped_of.values() for one in several]
 
     def _together(self, units: Sequence[str]) -> tuple[dict[int, Any], list[Skipped]]:
         results: dict[int, Any] = {}

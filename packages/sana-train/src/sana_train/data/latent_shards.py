@@ -15,6 +15,8 @@ from sana_train.data.caption_sampler import CaptionSampler
 from sana_train.data.shard_files import OpenShard, ShardHeader, read_header
 from sana_train.objective import Batch
 
+MAX_OPEN = 512  # shards mapped at a time: Linux lets a process map 65,530 files
+
 
 class LatentShards:
     """The batches of a folder of shards (see `write_shard`), each of one size of latents.
@@ -109,9 +111,11 @@ class LatentShards:
         return batch | {"key": keys}
 
     def _shard(self, number: int) -> OpenShard:
-        if number not in self._open:
-            self._open[number] = OpenShard(self.headers[number].path)
-        return self._open[number]
+        shard = self._open.pop(number, None) or OpenShard(self.headers[number].path)
+        self._open[number] = shard  # the last one is the one used last
+        if len(self._open) > MAX_OPEN:
+            del self._open[next(iter(self._open))]
+        return shard
 
 
 def _read_headers(folder: Path) -> list[ShardHeader]:

@@ -103,14 +103,9 @@ class ShardEncoder:
     def _read(self, record: ImageRecord, size: Size) -> Tensor:
         if not any(caption.strip() for caption in record.captions):
             raise BadSampleError(Reason.NO_CAPTION, f"it has {len(record.captions)} captions, none with a word")
-        image = read_image(self.manifest.bytes_of(record))
-        needed = max(size[0] / image.height, size[1] / image.width)
-        if self.settings.max_upscale is not None and needed > self.settings.max_upscale:
-            raise BadSampleError(
-                Reason.TOO_SMALL,
-                f"its {image.width}x{image.height} pixels would have to be enlarged {needed:.2f} times",
-            )
-        return fitted(image, *size)
+        if self.scored and len(record.captions) > 1 and None in record.scores:
+            raise BadSampleError(Reason.NO_SCORE, f"it has {len(record.captions)} captions, and others have scores")
+        return fitted(read_image(self.manifest.bytes_of(record)), *size)
 
     def _checked(self, latent: Tensor, size: Size) -> Tensor:
         wanted = (self.encoders.channels, size[0] // self.encoders.f, size[1] // self.encoders.f)

@@ -33,7 +33,7 @@ def tar_samples(path: Path, skipped: list[Skipped]) -> Iterator[TarSample]:
         skipped: takes the members whose path leads outside of the archive, and those that are no plain file.
 
     Raises:
-        ValueError: the file is no tar, or compressed, or cut short.
+        ValueError: the file is no tar, or compressed, damaged, cut short, or several tars in one.
     """
     sample = None
     try:
@@ -51,10 +51,28 @@ def tar_samples(path: Path, skipped: list[Skipped]) -> Iterator[TarSample]:
                         yield sample
                     sample = TarSample(key)
                 sample.files[suffix] = Member(member.name, member.offset_data, member.size)
+            _check_end(path, archive.offset)
     except tarfile.TarError as error:
         raise ValueError(f"{path} is no plain tar, or cut short ({error}): unpack compressed ones to .tar") from error
     if sample is not None:
         yield sample
+
+
+def _check_end(path: Path, end: int) -> None:
+    """Raise ValueError unless zeros, and nothing else, follow the last member: tarfile takes damage for the end."""
+    with path.open("rb") as file:
+        file.seek(end)
+        first = file.read(tarfile.BLOCKSIZE)
+        if len(first) < tarfile.BLOCKSIZE:
+            raise ValueError(f"{path} is cut short at byte {end:,}, before the end mark of a tar: fetch it again")
+        rest: bytes = first
+        while rest:
+            if rest.strip(b"\0"):
+                raise ValueError(
+                    f"{path} is damaged at byte {end:,}, or several tars in one: fetch it again, or keep each tar in a "
+                    "file of its own"
+                )
+            rest = file.read(2**20)
 
 
 def _key(member: tarfile.TarInfo) -> tuple[str, str]:

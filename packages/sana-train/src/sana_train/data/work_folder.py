@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,13 @@ class WorkFolder:
     Args:
         folder: made if need be; one per job.
         settings: what decides the result, as JSON; a folder that was started otherwise is refused.
+        renewed: those of them that may differ from then, and replace what was noted.
 
     Raises:
         ValueError: the folder was started with other settings; names those that differ.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], *, renewed: Collection[str] = ()) -> None:
         self.folder = folder
         for part in (folder / "units", folder / "leases"):
             part.mkdir(parents=True, exist_ok=True)
@@ -41,12 +42,19 @@ class WorkFolder:
             if not path.exists():
                 _write_json(path, wanted)
             then = json.loads(path.read_text(encoding="utf-8"))
-        names = [name for name in {**then, **wanted} if then.get(name) != wanted.get(name)]
-        changes = [f"{name} {then.get(name)} -> {wanted.get(name)}" for name in names]
-        if changes:
-            raise ValueError(
-                f"{folder} was started otherwise ({'; '.join(changes)}): use the same settings, or give another folder"
-            )
+            names = [name for name in {**then, **wanted} if then.get(name) != wanted.get(name)]
+            changes = [f"{name} {then.get(name)} -> {wanted.get(name)}" for name in names if name not in renewed]
+            if changes:
+                raise ValueError(
+                    f"{folder} was started otherwise ({'; '.join(changes)}): use the same settings, or give another "
+                    "folder"
+                )
+            if names:
+                _write_json(path, wanted)
+
+    def done(self) -> list[str]:
+        """The units that are done, of whatever plan."""
+        return sorted(path.stem for path in (self.folder / "units").glob("*.json") if not path.name.startswith("."))
 
     def facts(self, unit: str) -> dict[str, Any] | None:
         """What `finish` was given for a unit, None while it is not done."""
