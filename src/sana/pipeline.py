@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from sana.kernels import use_kernels
 from sana.pixels import resize_and_crop, to_pil
 from sana.pretrained_pipeline import PretrainedPipeline
 from sana.previews import Keep, draw_with_previews
@@ -237,21 +238,28 @@ class SanaPipeline(PretrainedPipeline):
         """Latents as `denoise` gives them, along any velocity, from the seeds' noise by the checkpoint's sampler."""
         f = self.autoencoder.config.compression
         shape = (self.transformer.config.in_channels, size[0] // f, size[1] // f)
-        if self.is_sprint:
-            generators = seeded_generators(seeds)
-            noise = draw_noise(generators, shape).to(self.device)
-            latents = scm(velocity, noise, steps=steps, generators=generators, on_step=on_step)
-        else:
-            noise = seeded_noise(seeds, shape).to(self.device)
-            latents = flow_dpm_solver(velocity, noise, steps=steps, shift=self.facts.flow_shift, on_step=on_step)
+        with use_kernels(self.kernels):
+            if self.is_sprint:
+                generators = seeded_generators(seeds)
+                noise = draw_noise(generators, shape).to(self.device)
+                latents = scm(velocity, noise, steps=steps, generators=generators, on_step=on_step)
+            else:
+                noise = seeded_noise(seeds, shape).to(self.device)
+                latents = flow_dpm_solver(velocity, noise, steps=steps, shift=self.facts.flow_shift, on_step=on_step)
         return checked_latents(latents, self.transformer)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] of scaled latents."""
-        dtype = next(self.autoencoder.parameters()).dtype
-        images = self.autoencoder.decode((latents / self.autoencoder.config.scaling_factor).to(dtype))
-        return checked_images(images.float(), dtype)
+        """Images (B, 3, H, W) in [-1, 1] of scaled latents, in tiles of `self.tile` pixels.
+
+        Above 1024 pixels a side they are decoded one at a time, as a decoder in bf16 takes 1.1 GiB for each megapixel.
+        """
+        config, dtype = self.autoencoder.config, next(self.autoencoder.parameters()).dtype
+        large = max(latents.shape[-2:]) * config.compression > 1024
+        pieces = (latents / config.scaling_factor).to(dtype).chunk(len(latents) if large else 1)
+        with use_kernels(self.kernels):
+            images = [self.autoencoder.decode(piece, tile=self.tile, progress=False).float() for piece in pieces]
+        return checked_images(torch.cat(images), dtype)
 
     def _step_graphs(self) -> StepGraphs | None:
         if not self.cuda_graph or self.device.type != "cuda":

@@ -50,6 +50,7 @@ def generate(
     device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1, mps or cpu.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     quantize: Annotated[str | None, typer.Option(help="int8 or nf4: weights in 8 or 4 bits.")] = None,
+    kernels: Annotated[str, typer.Option(help="reference (PyTorch), or fused: Triton on a GPU.")] = "reference",
     offload: Annotated[bool, typer.Option(help="Keep the caption encoder in CPU memory while drawing.")] = False,
     guard: Annotated[bool, typer.Option("--guard", help="Draw nothing if ShieldGemma finds a prompt harmful.")] = False,
     guard_model: Annotated[
@@ -85,7 +86,13 @@ def generate(
             threshold = 0.5 if guard_threshold is None else guard_threshold
             check_prompts(texts, model=guard_model or GUARD_MODEL, threshold=threshold, device=device)
         pipeline = SanaPipeline.from_pretrained(
-            model, device=device, dtype=torch_dtype, quantize=parsed_quantization(quantize), offload=offload, tile=tile
+            model,
+            device=device,
+            dtype=torch_dtype,
+            quantize=parsed_quantization(quantize),
+            offload=offload,
+            tile=tile,
+            kernels=parsed_kernels(kernels),
         )
         for source, scale in loras:
             pipeline.load_lora(source, scale=scale)
@@ -184,6 +191,13 @@ def parsed_quantization(kind: str | None) -> Any:
     """The kind that --quantize names."""
     if kind not in (None, "int8", "nf4"):
         raise ValueError(f"--quantize is {kind!r}; it is int8 or nf4")
+    return kind
+
+
+def parsed_kernels(kind: str) -> Any:
+    """The kind that --kernels names."""
+    if kind not in ("reference", "fused"):
+        raise ValueError(f"--kernels is {kind!r}; it is reference or fused")
     return kind
 
 

@@ -38,21 +38,24 @@ class SanaBlock(nn.Module):
 
         Args:
             x: Image tokens (B, N, D), N = height * width.
-            modulation: The time's part of shifts, scales and gates (B, 6, D).
+            modulation: The time's part of shifts, scales and gates (B, 6, D). With k B of them and as many captions,
+                tokens become (k B, N, D): branches that differ in their captions only share the self-attention.
             caption: Caption tokens (B, L, D), or what `cross_attn.read` made of them before.
             caption_bias: Added to the attention scores of the caption tokens (B, 1, 1, L).
             height: Rows of the token grid.
             width: Columns of the token grid.
         """
-        modulation = self.scale_shift_table + modulation  # (B, 6, D)
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.unbind(1)  # 6 x (B, D)
+        modulation = self.scale_shift_table + modulation  # (k B, 6, D)
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.unbind(1)  # 6 x (k B, D)
 
-        y = self.self_attn(modulated_norm(x, shift_msa, scale_msa))  # (B, N, D)
-        x = gated_residual(x, y, gate_msa)
+        b, k = len(x), len(modulation) // len(x)
+        y = self.self_attn(modulated_norm(x, shift_msa[:b], scale_msa[:b]))  # (B, N, D)
+        x = gated_residual(x, y, gate_msa[:b])
+        x = x.repeat(k, 1, 1) if k > 1 else x  # (k B, N, D)
 
         x = x + self.cross_attn(x, caption, caption_bias)
 
-        y = self.mix_ffn(modulated_norm(x, shift_mlp, scale_mlp), height=height, width=width)  # (B, N, D)
+        y = self.mix_ffn(modulated_norm(x, shift_mlp, scale_mlp), height=height, width=width)  # (k B, N, D)
         return gated_residual(x, y, gate_mlp)
 
     def reset_parameters(self, generator: Generator | None = None) -> None:

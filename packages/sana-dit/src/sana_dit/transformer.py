@@ -103,12 +103,13 @@ class SanaTransformer(Pretrained):
                 the latents.
         """
         self._check_latents(latents)
-        branches = self._branches(latents, time, conditioning)
+        self._check_branches(latents, time, conditioning)
         height, width = self._grid(latents)
 
         x = self.patch(latents.to(self.final.proj.weight.dtype))  # (B, N, D)
-        x = x.repeat(branches, 1, 1)  # (k B, N, D)
-        t, modulation = (y.repeat(len(x) // len(y), *(1,) * (y.ndim - 1)) for y in time)  # (k B, D), (k B, 6, D)
+        repeats = conditioning.batch // len(time.vector)
+        t = time.vector.repeat(repeats, 1)  # (k B, D)
+        modulation = time.modulation.repeat(repeats, 1, 1)  # (k B, 6, D), so that the first block makes x (k B, N, D)
 
         for block, memory in zip(self.blocks, conditioning.memories(), strict=True):
             x = block(x, modulation, memory, height=height, width=width)  # (k B, N, D)
@@ -123,13 +124,12 @@ class SanaTransformer(Pretrained):
         x = x.reshape(x.shape[0], height, width, p, p, -1)
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3).contiguous()  # (B, C, h, w)
 
-    def _branches(self, latents: Tensor, time: TimeStates, conditioning: Conditioning) -> int:
+    def _check_branches(self, latents: Tensor, time: TimeStates, conditioning: Conditioning) -> None:
         batch, captions = len(latents), conditioning.batch
         if captions % batch:
             raise ValueError(f"{captions} captions for {batch} samples; the first must be a multiple of the second")
         if len(time.vector) not in (1, batch):
             raise ValueError(f"{len(time.vector)} timesteps for {batch} samples; give one for all, or one for each")
-        return captions // batch
 
     def _check_latents(self, latents: Tensor) -> None:
         c = self.config
