@@ -8,6 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sana.autoencoder_settings import read_autoencoder_run
+from sana.autoencoder_training import make_autoencoder_trainer
 from sana.commands import app
 from sana_ae import DCAE
 from sana_ae.training import HIGH_RESOLUTION_LATENT, LOW_RESOLUTION_FULL, LOW_RESOLUTION_REFINEMENT
@@ -127,6 +128,14 @@ def test_activations_can_be_recomputed(folder):
         for run in ("full", "recomputed")
     ]
     assert losses[0] == losses[1]
+
+
+def test_recomputed_are_blocks_and_not_whole_stages(folder):
+    run = read_autoencoder_run("run.toml", ["train.activation_checkpointing=true"])
+    trainer = make_autoencoder_trainer(run, device=torch.device("cpu"))
+    stages = [*trainer.model.autoencoder.encoder.down_blocks, *trainer.model.autoencoder.decoder.up_blocks]
+    assert all("forward" not in vars(stage) for stage in stages)
+    assert all("forward" in vars(block) for stage in stages for block in stage.children())
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from sana.commands import app
 from sana_dit import SanaTransformer
+from sana_dit.ops.implementation import selected
 
 
 @pytest.fixture
@@ -54,6 +55,15 @@ def test_a_run_is_not_resumed_with_another_objective_or_other_data(train):
     assert again.exit_code == 2
     assert "was started otherwise (objective {'" in again.output
     assert "data {'" in again.output
+
+
+def test_a_run_trains_with_the_kernels_it_names(train, monkeypatch):
+    seen = []
+    forward = SanaTransformer.forward
+    monkeypatch.setattr(SanaTransformer, "forward", lambda *args: seen.append(selected()) or forward(*args))
+    assert train("--no-progress", "--set", "model.kernels=fused").exit_code == 0
+    assert set(seen) == {"fused"}
+    assert selected() == "reference"
 
 
 def test_resume_starts_a_run_that_is_not_there(train):
@@ -105,6 +115,18 @@ def test_bad_input_is_one_line_and_leaves_nothing(train, tiny_run, arguments, me
     assert sorted(os.listdir(tiny_run.parent)) == before
 
 
+def test_verify_reads_every_shard_before_it_trains(train, tiny_run):
+    shard = tiny_run.parent / "data" / "0.safetensors"
+    assert train("--no-progress", "--verify").exit_code == 0
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    result = train("--no-progress", "--verify", "--set", "train.run_dir=other")
+    assert result.exit_code == 2
+    assert "0.safetensors has changed since it was written" in result.stderr
+    assert not (tiny_run.parent / "other").exists()
+
+
 def test_a_missing_file_is_said(tmp_path):
     result = CliRunner().invoke(app, ["train", str(tmp_path / "nowhere.toml")])
     assert result.exit_code == 2
@@ -123,7 +145,7 @@ def test_changed_settings_are_shown_and_refused_until_allowed(train):
     longer = ("--no-progress", "--resume", "--set", "train.steps=6")
     result = train(*longer)
     assert result.exit_code == 2
-    assert "steps 4 -> 6" in result.stderr
+    assert "steps 4 -> 6): use the same settings, or add --allow-changes\n" in result.stderr
     assert train(*longer, "--allow-changes").exit_code == 0
 
 

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,6 +150,27 @@ def test_the_same_weights_go_on_at_other_positions(settings, tmp_path):
     latents, time, caption = torch.randn(1, 4, 4, 4), torch.ones(1), torch.randn(1, 3, 8)
     assert not torch.allclose(model(latents, time, caption), source(latents, time, caption))
     assert all(weight.requires_grad and not weight.is_meta for weight in model.parameters())
+
+
+def _spoil(path):
+    """Change one value of a shard and leave its header, and so the hash that it says, as they were."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_shard_that_changed_behind_its_header_is_refused_when_a_run_is_resumed(settings):
+    make_trainer(settings(), device=CPU).fit()
+    _spoil(Path("data/0.safetensors"))
+    with pytest.raises(ValueError, match=r"0\.safetensors has changed since it was written"):
+        make_trainer(settings(), device=CPU, resume=True)
+    assert make_trainer(settings(), device=CPU, resume=True, allow_changes=True).step == 4
+
+
+def test_a_shard_that_was_copied_is_the_same_shard(settings):
+    make_trainer(settings(), device=CPU).fit()
+    os.utime("data/0.safetensors", (1, 1))
+    assert make_trainer(settings(), device=CPU, resume=True).step == 4
 
 
 def test_a_shard_that_changed_is_noticed_when_a_run_is_resumed(settings, tmp_path):

@@ -22,6 +22,7 @@ from sana_ae.training import (
     ImageFolder,
     ReconstructionValidation,
     as_images,
+    recompute_blocks,
 )
 from sana_train import Trainer
 
@@ -41,6 +42,8 @@ def make_autoencoder_trainer(
     images = training_images(run)
     torch.manual_seed(run.train.seed)
     model = AdversarialAutoencoder(make_autoencoder(run.autoencoder), run.phase)
+    if run.train.activation_checkpointing:
+        recompute_blocks(model.autoencoder)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     perceptual = None if run.perception is None else _lpips(run.perception, device)
     held_out = None if run.validation is None else _held_out(run)
@@ -51,7 +54,9 @@ def make_autoencoder_trainer(
         AutoencoderObjective(run.phase, perceptual),
         _optimizer(run),
         images,
-        run.train,
+        replace(
+            run.train, activation_checkpointing=False
+        ),  # the trainer would recompute whole stages, which keeps more
         validation=_validation(run, held_out, perceptual),
         sample=_samples(run, held_out),
         settings=_fixed(run, images),

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sana.catalog import locate
+from sana.catalog import locate, public_name
+from sana.model_card import PARENT
 from sana.pipeline_folder import INDEX
 from sana_dit import SanaTransformer
+from sana_scale.files import write_json
 from sana_train.folders import replace_folder
 from sana_train.growth import GrowthPlan, Init, grow_depth
 
@@ -37,7 +39,7 @@ def grow_checkpoint(
         source: a pipeline folder, a transformer folder, a .safetensors or .pth file, a Hub id, a name of the catalog or
             "embedded".
         destination: from a local pipeline a whole one, with copies of its other parts; else a transformer folder. The
-            plan is in it as `growth.json`.
+            plan is in it as `growth.json`, the source's name as `parent.json`.
         growth: what to do, or a plan that says what was done to the same weights before.
         progress: whether a bar counts blocks.
 
@@ -47,12 +49,15 @@ def grow_checkpoint(
     Raises:
         FileNotFoundError: there is no source.
         FileExistsError: the destination is there and not an empty folder.
-        ValueError: the source is of an unknown layout or cannot be grown so, or the plan is for other weights.
+        ValueError: the source is of an unknown layout or cannot be grown so, the destination is inside of it, or the
+            plan is for other weights.
     """
     destination = Path(destination)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise FileExistsError(f"{destination} is there already: give a folder that does not exist yet, or an empty one")
     found, revision = locate(source)
+    if destination.resolve().is_relative_to(Path(found).resolve()):
+        raise ValueError(f"{destination} is inside of {found}, which is copied: give a folder outside of it")
     model = SanaTransformer.from_pretrained(found, revision=revision)
     if isinstance(growth, GrowthPlan):
         plan = growth
@@ -68,11 +73,11 @@ def grow_checkpoint(
             progress=progress,
         )
     destination.parent.mkdir(parents=True, exist_ok=True)
-    replace_folder(destination, _writer(model, plan, Path(found)))
+    replace_folder(destination, _writer(model, plan, Path(found), parent=public_name(source)))
     return plan
 
 
-def _writer(model: SanaTransformer, plan: GrowthPlan, source: Path) -> Callable[[Path], None]:
+def _writer(model: SanaTransformer, plan: GrowthPlan, source: Path, *, parent: str) -> Callable[[Path], None]:
     is_pipeline = (source / INDEX).is_file()
 
     def write(folder: Path) -> None:
@@ -80,10 +85,11 @@ def _writer(model: SanaTransformer, plan: GrowthPlan, source: Path) -> Callable[
             shutil.copytree(source, folder, ignore=_left_out(source), dirs_exist_ok=True)
         model.save_pretrained(folder / _TRANSFORMER if is_pipeline else folder)
         plan.save(folder / PLAN)
+        write_json(folder / PARENT, {"parent": parent})
 
     return write
 
 
 def _left_out(source: Path) -> Callable[[str, list[str]], set[str]]:
     """Tells `copytree` what belongs to the old transformer: itself, the plan that made it, and the card about it."""
-    return lambda folder, names: {_TRANSFORMER, PLAN, "README.md"} if Path(folder) == source else set()
+    return lambda folder, names: {_TRANSFORMER, PLAN, PARENT, "README.md"} if Path(folder) == source else set()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import sana_dit
+from sana.kernels import Kernels
 from sana.run_file import Section, check_keys, fill, read_run_file, typed
 from sana_dit import SanaConfig
 from sana_train import CaptionSampler, TrainConfig
@@ -31,12 +32,14 @@ class ModelSettings:
         weights: dtype of the weights, and of gradients. "bf16" halves both; give the optimizer stochastic_rounding.
         positions: the `sample_size` and `interpolation_scale` that replace those of `init`, to go on at another
             resolution. No weight depends on them.
+        kernels: "fused" trains with Triton kernels wherever they can run; see `sana_dit.ops.use`.
     """
 
     init: str | None = None
     config: SanaConfig | None = None
     weights: Literal["fp32", "bf16"] = "fp32"
     positions: dict[str, Any] = field(default_factory=dict)
+    kernels: Kernels = "reference"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +150,7 @@ class CheckpointSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleSettings:
-    """[samples]: prompts that are drawn as training goes on; the seed of the first picture, the next one the next."""
+    """[samples]: prompts drawn with the model during training; picture k uses seed `seed + k`."""
 
     prompts: tuple[str, ...]
     steps: int = 20
@@ -158,6 +161,26 @@ class SampleSettings:
         _check_positive(self, "steps")
         if not self.prompts:
             raise ValueError("prompts is empty; give some, or leave the section out")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GrowthSettings:
+    """[growth]: how the new blocks of a model that `sana grow` made begin; see `sana_train.growth.grow_optimizer`.
+
+    Attributes:
+        plan: the growth.json of the grown model or run.
+        warmup_steps: over which the learning rate of the new blocks rises, on top of the schedule of [train].
+        frozen_steps: in which the new blocks are trained alone.
+    """
+
+    plan: str
+    warmup_steps: int
+    frozen_steps: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("warmup_steps", "frozen_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,6 +196,7 @@ class RunSettings:
     captions: CheckpointSettings | None = None
     autoencoder: CheckpointSettings | None = None
     samples: SampleSettings | None = None
+    growth: GrowthSettings | None = None
 
     def __post_init__(self) -> None:
         """Refuse what one section says and another denies."""
@@ -223,6 +247,7 @@ def settings_of(sections: Mapping[str, Section], *, where: str) -> RunSettings:
         "captions": CheckpointSettings,
         "autoencoder": CheckpointSettings,
         "samples": SampleSettings,
+        "growth": GrowthSettings,
     }
     return RunSettings(
         train=fill(TrainConfig, sections["train"], where="[train]"),
@@ -236,9 +261,9 @@ def settings_of(sections: Mapping[str, Section], *, where: str) -> RunSettings:
 
 def _model(section: Section) -> ModelSettings:
     shape_keys = [key.name for key in fields(SanaConfig)]
-    check_keys(section, ["init", "preset", "weights", *shape_keys], where="[model]")
+    check_keys(section, ["init", "preset", "weights", "kernels", *shape_keys], where="[model]")
     shape = {key: section[key] for key in section if key in shape_keys}
-    rest = {key: section[key] for key in section if key in ("init", "weights")}
+    rest = {key: section[key] for key in section if key in ("init", "weights", "kernels")}
     settings = fill(ModelSettings, rest, where="[model]")
     if settings.init is None:
         return replace(settings, config=_config(section.get("preset"), shape))

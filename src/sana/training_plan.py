@@ -6,7 +6,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sana.run_settings import AdamWSettings, CAME8bitSettings, CAMESettings, OptimizerSettings, RunSettings
+from sana.run_settings import (
+    AdamWSettings,
+    CAME8bitSettings,
+    CAMESettings,
+    GrowthSettings,
+    OptimizerSettings,
+    RunSettings,
+)
 from sana.training_memory import StepShape, activation_bytes, forward_flops
 from sana.training_run import DTYPES, check_data, model_config, samples_per_pass, training_data
 from sana_dit import SanaConfig, SanaTransformer
@@ -77,7 +84,8 @@ def plan_training(settings: RunSettings, *, processes: int = 1) -> TrainingPlan:
             "learning rate": describe_schedule(train, settings.optimizer.lr),
             "data": _data_line(settings, data) if data else str(missing),
             "run": _run_line(train),
-        },
+        }
+        | ({"growth": _growth_line(settings.growth)} if settings.growth else {}),
         warnings=tuple(_warnings(settings)),
     )
 
@@ -153,6 +161,11 @@ def _data_line(settings: RunSettings, data: LatentShards) -> str:
         f"{data.samples:,} samples (shards: {len(data.headers):,}, sizes: {len(data.sizes)}); "
         f"{data.steps_per_epoch:,} steps an epoch, {epochs:,.1f} epochs"
     )
+
+
+def _growth_line(growth: GrowthSettings) -> str:
+    alone = f", alone for {growth.frozen_steps:,}" if growth.frozen_steps else ""
+    return f"new blocks of {growth.plan} warmed up over {growth.warmup_steps:,} steps{alone}"
 
 
 def _run_line(train: TrainConfig) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from sana.catalog import locate
+from sana.growing_runs import grown_optimizer, growth_facts
 from sana.pipeline_folder import INDEX, read_json
 from sana.run_settings import (
     POSITIONS,
@@ -20,6 +21,7 @@ from sana.run_settings import (
     OptimizerSettings,
     RunSettings,
 )
+from sana.shard_stamps import proved_stamps, stamps
 from sana.training_samples import TrainingSamples
 from sana_ae import DCAE
 from sana_dit import CaptionEncoder, SanaConfig, SanaTransformer
@@ -38,11 +40,13 @@ def make_trainer(
         settings: of the run.
         device: where this process trains.
         resume: go on from the newest checkpoint of the run's folder, if it has one.
-        allow_changes: go on even where the settings are not those that the run was started with.
+        allow_changes: go on even where the settings are not those that the run was started with, or the shards have
+            another size or time.
 
     Raises:
         FileNotFoundError: data or a checkpoint is not there.
-        ValueError: data and model do not go together, or a caption to stand for dropped ones is missing.
+        ValueError: data and model do not go together, a shard has changed since it was written, or a caption to stand
+            for dropped ones is missing.
         CheckpointError: the run cannot be resumed with these settings.
     """
     samples_per_pass(settings, dist.get_world_size() if dist.is_initialized() else 1)
@@ -53,15 +57,20 @@ def make_trainer(
     objective = make_objective(settings, model, encoder, tokens=data.caption_shape[0])
     make = Trainer.start_or_resume if resume else Trainer
     options = {"allow_changes": allow_changes} if resume else {}
+    known = stamps(data)
+    if resume and not allow_changes:
+        known = proved_stamps(data, Path(settings.train.run_dir), progress=settings.train.progress)
     return make(
         model,
         objective,
-        lambda prepared: make_optimizer(prepared, settings.optimizer, seed=settings.train.seed),
+        lambda prepared: grown_optimizer(
+            make_optimizer(prepared, settings.optimizer, seed=settings.train.seed), prepared, settings.growth
+        ),
         data,
         settings.train,
         validation=_validation(settings, model.config, objective),
         sample=_samples(settings, model, encoder, device),
-        settings=fixed_settings(settings, data),
+        settings=fixed_settings(settings, data) | growth_facts(settings.growth) | {"shard_stamps": known},
         **options,
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sana.commands.messages import messages
+from sana.commands.training_runs import trainer_errors
 
 if TYPE_CHECKING:
     from sana.growing import Growth
@@ -18,7 +19,8 @@ Init = Literal["partial_preservation", "interleaved", "cyclic", "block_replicati
 
 def grow(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="Folder, .safetensors, .pth, Hub id or name of a model.")
+        str,
+        typer.Argument(metavar="SRC", help="Model: folder, .safetensors, .pth, Hub id or name; or folder of a run."),
     ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="A new folder, with the plan as growth.json.")],
     depth: Annotated[int | None, typer.Option(help="Blocks of the grown model.")] = None,
@@ -32,17 +34,30 @@ def grow(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
-    """Add blocks to a model: sana grow SRC DST --depth 60 is SANA-1.5's step from 1.6B to 4.8B."""
+    """Add blocks to a model: sana grow SRC DST --depth 60 is SANA-1.5's step from 1.6B to 4.8B.
+
+    Of a training run the weights, their average and the optimizer's state are grown; see [growth] of its run file.
+    """
     with messages():
         options = {"depth": depth, "drop_last": drop_last, "init": init, "seed": seed}
         given = {name: value for name, value in options.items() if value is not None}
-        from sana.growing import grow_checkpoint
-
-        made = grow_checkpoint(source, destination, _growth(given, plan, check=check), progress=progress)
+        made = _grown(source, destination, _growth(given, plan, check=check), progress=progress)
         if as_json:
             print(json.dumps({"folder": str(destination), **dataclasses.asdict(made)}, indent=2))
         else:
-            _print(made, destination)
+            _print(made, destination, measured="when the plan was made" if plan else "now")
+
+
+def _grown(source: str, destination: Path, growth: "Growth | GrowthPlan", *, progress: bool) -> "GrowthPlan":
+    from sana.growing import Growth, grow_checkpoint
+    from sana.growing_runs import grow_training_run, is_run
+
+    if not is_run(source):
+        return grow_checkpoint(source, destination, growth, progress=progress)
+    if not isinstance(growth, Growth):
+        raise ValueError(f"--plan is given and {source} is a training run, which goes on by its own: give --depth")
+    with trainer_errors():
+        return grow_training_run(source, destination, growth, progress=progress)
 
 
 def _growth(given: dict[str, Any], plan: Path | None, *, check: bool) -> "Growth | GrowthPlan":
@@ -59,14 +74,14 @@ def _growth(given: dict[str, Any], plan: Path | None, *, check: bool) -> "Growth
     return Growth(**given, check=check)
 
 
-def _print(plan: "GrowthPlan", destination: Path) -> None:
+def _print(plan: "GrowthPlan", destination: Path, *, measured: str) -> None:
     print(
         f"{plan.depth} blocks -> {len(plan.sources)}: {len(plan.staying)} stay, {plan.drop_last} dropped, "
         f"{len(plan.new)} new ({plan.init}, seed {plan.seed})"
     )
     if plan.change is not None:
         numbers = ", ".join(f"{value:.3g} in {name}" for name, value in plan.change.items())
-        print(f"max |dy| {numbers}: {_meaning(plan)}")
+        print(f"max |dy| {numbers}, measured {measured}: {_meaning(plan)}")
     print(destination)
 
 

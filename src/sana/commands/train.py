@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sana.commands.messages import messages
+from sana.commands.training_runs import STOPPED, check_new_run, trainer_errors
 
 if TYPE_CHECKING:
     from sana.training_plan import TrainingPlan
-
-STOPPED = 143  # what a shell says of a process that a SIGTERM ended
 
 
 def train(
@@ -30,8 +29,13 @@ def train(
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Resume even with settings that change the result.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="First compare every shard with the hash it was written with.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print memory, FLOPs and schedule; train nothing.")] = False,
-    processes: Annotated[int | None, typer.Option(min=1, help="GPUs to plan for; None asks torchrun, else 1.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="GPUs to plan for; by default WORLD_SIZE if torchrun set it, else 1.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cuda or cpu.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
@@ -43,6 +47,8 @@ def train(
         from sana.cascade import is_cascade
 
         if plan:
+            if verify:
+                raise ValueError("--verify is given with --plan, which looks into no shard: leave one out")
             _plan(run, changes or (), processes or int(os.environ.get("WORLD_SIZE", 1)), as_json=as_json)
             return
         if processes is not None or as_json:
@@ -52,39 +58,52 @@ def train(
 
             transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             changes = [*(changes or ()), "train.progress=false"]
-        with _trainer_errors():
+        with trainer_errors():
             job = _train_cascade if is_cascade(run) else _train
-            finished = job(run, changes or (), device, resume=resume, allow_changes=allow_changes)
+            finished = job(run, changes or (), device, resume=resume, allow_changes=allow_changes, verify=verify)
     # torchrun takes any other status for a failure, and would start the run again.
     if not finished and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise typer.Exit(STOPPED)
 
 
-def _train(run: Path, changes: Sequence[str], device: str | None, *, resume: bool, allow_changes: bool) -> bool:
+def _train(
+    run: Path, changes: Sequence[str], device: str | None, *, resume: bool, allow_changes: bool, verify: bool
+) -> bool:
+    from sana.kernels import use_kernels
     from sana.run_settings import read_settings
+    from sana.shard_stamps import verify_folder
     from sana.stages import usable_device
     from sana.training_run import make_trainer
     from sana_train import process_group
 
     settings = read_settings(run, changes)
     folder = Path(settings.train.run_dir)
-    if not resume and any(folder.glob("checkpoints/step-*")):
-        raise ValueError(f"{folder} holds a run: add --resume to go on with it, or give another train.run_dir")
+    check_new_run(folder, resume=resume, option="train.run_dir")
     with process_group():
+        if verify:
+            verify_folder(settings.data.shards, progress=settings.train.progress)
         trainer = make_trainer(settings, device=usable_device(device), resume=resume, allow_changes=allow_changes)
-        finished = trainer.fit()
+        with use_kernels(settings.model.kernels):
+            finished = trainer.fit()
     _say(folder / "model" if finished else f"stopped at step {trainer.step:,}: go on with --resume")
     return finished
 
 
-def _train_cascade(run: Path, changes: Sequence[str], device: str | None, *, resume: bool, allow_changes: bool) -> bool:
+def _train_cascade(
+    run: Path, changes: Sequence[str], device: str | None, *, resume: bool, allow_changes: bool, verify: bool
+) -> bool:
     from sana.cascade import read_cascade
     from sana.cascade_run import train_cascade
+    from sana.shard_stamps import verify_folder
     from sana.stages import usable_device
     from sana_train import process_group
 
     cascade = read_cascade(run, changes)
     with process_group():
+        for folder in dict.fromkeys(stage.settings.data.shards for stage in cascade.stages) if verify else ():
+            verify_folder(
+                folder, progress=cascade.stages[0].settings.train.progress
+            )  # gone with a finished stage, maybe
         stopped = train_cascade(cascade, device=usable_device(device), resume=resume, allow_changes=allow_changes)
     last = Path(cascade.stages[-1].settings.train.run_dir)
     _say(last / "model" if stopped is None else f"stopped in stage {stopped}: go on with --resume")
@@ -94,17 +113,6 @@ def _train_cascade(run: Path, changes: Sequence[str], device: str | None, *, res
 def _say(text: object) -> None:
     if int(os.environ.get("RANK", 0)) == 0:
         print(text)
-
-
-@contextmanager
-def _trainer_errors() -> Iterator[None]:
-    """What a user can mend, in the form of the other messages; ImportError is an extra that is not installed."""
-    from sana_train import CheckpointError, RunInUseError
-
-    try:
-        yield
-    except (CheckpointError, RunInUseError, ImportError) as error:
-        raise ValueError(str(error)) from error
 
 
 def _plan(run: Path, changes: Sequence[str], processes: int, *, as_json: bool) -> None:

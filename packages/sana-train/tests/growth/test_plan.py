@@ -76,6 +76,33 @@ def test_unknown_fields_are_named(tmp_path, grown):
         GrowthPlan.load(tmp_path / "growth.json")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("blocks", 5),
+        ("sources", [0, 1, 2.0, None, None, None, None, None, None]),
+        ("sources", "many"),
+        ("seed", True),
+        ("depth", "4"),
+        ("change", "x"),
+        ("change", 5),
+        ("change", {"float32": "none"}),
+    ],
+)
+def test_a_field_of_another_type_is_named(tmp_path, grown, field, value):
+    grown[1].save(tmp_path / "growth.json")
+    fields = json.loads((tmp_path / "growth.json").read_text()) | {field: value}
+    (tmp_path / "growth.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=f"is no growth plan: {field} is "):
+        GrowthPlan.load(tmp_path / "growth.json")
+
+
+def test_a_deeply_nested_file_is_no_plan(tmp_path):
+    (tmp_path / "growth.json").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match=r"growth.json is no growth plan"):
+        GrowthPlan.load(tmp_path / "growth.json")
+
+
 def test_a_plan_that_cannot_be_written_leaves_the_old_one(tmp_path, grown, monkeypatch):
     path = tmp_path / "growth.json"
     path.write_text("old")

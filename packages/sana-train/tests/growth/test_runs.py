@@ -3,6 +3,7 @@ import dataclasses
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from sana_train import CAME, CAME8bit, CheckpointError, Trainer
@@ -102,6 +103,17 @@ def test_the_plan_of_a_run_reproduces_it(parent, make_model, tmp_path):
     _, plan = grow_run(tmp_path / "run", tmp_path / "grown", make_model(3), 5, progress=False)
     assert GrowthPlan.load(tmp_path / "grown" / "growth.json") == plan
     plan.apply(trainer.model, progress=False)
+
+
+def test_a_grown_run_has_a_model_of_its_averages(parent, make_model, tmp_path):
+    trainer = parent()
+    model, plan = grow_run(tmp_path / "run", tmp_path / "grown", make_model(3), 5, drop_last=0, progress=False)
+    written = load_file(tmp_path / "grown" / "model" / "model.safetensors")
+    assert written.keys() == model.state_dict().keys()
+    for place in plan.staying:
+        name = f"blocks.{place}.out.weight"
+        assert torch.equal(written[name], trainer.ema.averages[name])
+        assert not torch.equal(written[name], model.state_dict()[name])
 
 
 def test_the_guard_forgets_the_losses_before(parent, go_on, make_model, tmp_path):

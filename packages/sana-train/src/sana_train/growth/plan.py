@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -124,7 +124,7 @@ class GrowthPlan:
         try:
             fields = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls(**_checked(fields))
-        except (TypeError, ValueError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no growth plan: {error}") from error
 
 
@@ -145,5 +145,34 @@ def _checked(fields: Any) -> dict[str, Any]:
     known = {field.name for field in dataclasses.fields(GrowthPlan)}
     if missing := known ^ fields.keys():
         raise ValueError(f"these fields are missing or unknown: {', '.join(sorted(missing))}")
+    wrong = [name for name, fits in _FITS.items() if not fits(fields[name])]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is {json.dumps(fields[wrong[0]])[:80]}, which a plan cannot have")
     fields["sources"] = tuple(fields["sources"])
     return fields
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int  # not a bool
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_change(value: Any) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, dict) and all(type(number) in (int, float) for number in value.values())
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "depth": _is_whole,
+    "sources": lambda value: isinstance(value, list) and all(x is None or _is_whole(x) for x in value),
+    "blocks": _is_text,
+    "init": _is_text,
+    "seed": _is_whole,
+    "model": _is_text,
+    "grown": _is_text,
+    "change": _is_change,
+}

@@ -17,6 +17,7 @@ from sana_train.growth.growing import grow_depth
 from sana_train.growth.plan import GrowthPlan
 from sana_train.growth.proof import Run
 from sana_train.guards import SpikeGuard
+from sana_train.model_folder import ModelFolder
 from sana_train.tensor_index import read_index
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -46,7 +47,8 @@ def grow_run(
 
     Args:
         run_dir: of a run of `Trainer`.
-        grown_dir: made here, whole or not at all: `checkpoints/` and the plan, `growth.json`.
+        grown_dir: made here, whole or not at all: `checkpoints/`, `model/` with the averaged weights, and the plan,
+            `growth.json`.
         model: as the run's model was made; it takes the checkpoint's weights and is grown in place.
         depth: blocks afterwards.
         part: the submodule that has the blocks, such as "transformer", where the model itself has none.
@@ -87,6 +89,8 @@ def grow_run(
 
     def write(folder: Path) -> None:
         Checkpoints(folder / "checkpoints", keep=1).save(saved.step, tensors, facts)
+        averages = {name.removeprefix("average."): x for name, x in tensors.items() if name.startswith("average.")}
+        ModelFolder(model).write(folder / "model", model, averages)
         plan.save(folder / PLAN)
 
     replace_folder(grown, write)
