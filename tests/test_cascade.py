@@ -228,7 +228,7 @@ def test_the_published_cascade_is_planned_without_data_or_weights(cascade):
         (
             "model.sample_size = 4",
             "model.num_layers = 3",
-            r"stage large: \[model\] has num_layers; it goes on from the stage before, so only weights, sample_size",
+            r"stage large: \[model\] has num_layers; it goes on from the stage before, so only weights, kernels, ",
         ),
         ("data.batch_size = 2", "data.batch_size = 0", r"stage large: \[data\] batch_size is 0"),
         ("objective.shift = 6.0", "objectives.shift = 6.0", r"stage large: has a section \[objectives\]; known are"),

@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from sana.commands import app
-from sana.run_settings import read_settings
+from sana.settings_reading import read_settings
 from sana.training_run import make_trainer
 from sana_dit import SanaTransformer
 from sana_train import GrowthPlan

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sana.run_settings import read_settings
+from sana.settings_reading import read_settings
+from sana.training_model import make_model
+from sana.training_optimizer import make_optimizer
 from sana.training_plan import describe_schedule, optimizer_bytes, plan_training
-from sana.training_run import make_model, make_optimizer
 from sana_train import TrainConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"

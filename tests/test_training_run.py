@@ -6,8 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sana.run_settings import AdamWSettings, CAME8bitSettings, CAMESettings, ModelSettings, read_settings
-from sana.training_run import make_model, make_optimizer, make_trainer, model_config, query_key_value
+from sana.run_settings import AdamWSettings, CAME8bitSettings, CAMESettings, ModelSettings
+from sana.settings_reading import read_settings
+from sana.training_model import make_model, model_config
+from sana.training_optimizer import make_optimizer, query_key_value
+from sana.training_run import make_trainer
 from sana_dit import SANA_1_5_1_6B, SanaTransformer
 from sana_train import CAME, CAME8bit, CheckpointError, FlowValidation, write_shard
 

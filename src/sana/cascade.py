@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sana.run_file import Section, fill, parsed_change, read_toml
-from sana.run_settings import POSITIONS, RunSettings, settings_of
-from sana.training_run import model_config
+from sana.run_settings import POSITIONS, RunSettings
+from sana.settings_reading import settings_of
+from sana.training_model import model_config
 
 STAGES = "stage"
 _SECTIONS = {section.name for section in fields(RunSettings)} | {"cascade"}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sana.run_settings import ModelSettings
-from sana.training_run import checkpoint_folder, model_config
+from sana.training_model import checkpoint_folder, model_config
 from sana_ae import DCAE
 from sana_dit import CaptionEncoder
 from sana_train.data import (

@@ -15,7 +15,8 @@ from sana.run_settings import (
     RunSettings,
 )
 from sana.training_memory import StepShape, activation_bytes, forward_flops
-from sana.training_run import DTYPES, check_data, model_config, samples_per_pass, training_data
+from sana.training_model import DTYPES, model_config
+from sana.training_run import check_data, samples_per_pass, training_data
 from sana_dit import SanaConfig, SanaTransformer
 from sana_train import LatentShards, TrainConfig
 from sana_train.came.memory import optimizer_state_bytes

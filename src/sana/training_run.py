@@ -1,34 +1,23 @@
 """The objects of a training run, made from its settings: model, objective, optimizer, batches and their trainer."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch import nn
 
-from sana.catalog import locate
 from sana.growing_runs import grown_optimizer, growth_facts
-from sana.pipeline_folder import INDEX, read_json
-from sana.run_settings import (
-    POSITIONS,
-    AdamWSettings,
-    CAME8bitSettings,
-    ModelSettings,
-    OptimizerSettings,
-    RunSettings,
-)
+from sana.run_settings import POSITIONS, RunSettings
 from sana.shard_stamps import proved_stamps, stamps
+from sana.training_model import checkpoint_folder, make_model, model_config
+from sana.training_optimizer import make_optimizer
 from sana.training_samples import TrainingSamples
 from sana_ae import DCAE
 from sana_dit import CaptionEncoder, SanaConfig, SanaTransformer
-from sana_dit.diffusers_config import from_diffusers_config
-from sana_train import CAME, CAME8bit, FlowMatching, FlowValidation, LatentShards, Trainer
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from sana_train import FlowMatching, FlowValidation, LatentShards, Trainer
 
 
 def make_trainer(
@@ -91,88 +80,6 @@ def fixed_settings(settings: RunSettings, data: LatentShards) -> dict[str, Any]:
         "weights": settings.model.weights,
         "positions": {name: getattr(config, name) for name in POSITIONS},
     }
-
-
-def model_config(settings: ModelSettings) -> SanaConfig:
-    """The shape of the transformer, from the configuration of its checkpoint where it has one; reads no weights.
-
-    Raises:
-        ValueError: it is a Sprint model, which flow matching does not train.
-    """
-    config = replace(settings.config or _checkpoint_config(str(settings.init)), **settings.positions)
-    if config.guidance_embeds:
-        raise ValueError(
-            f"[model] {settings.init or 'preset'} is a Sprint model, which is distilled and has its guidance as an "
-            "input: train one without, such as SANA_1_5_1_6B"
-        )
-    return config
-
-
-def make_model(settings: ModelSettings, *, seed: int, device: torch.device) -> SanaTransformer:
-    """The transformer on `device`, from its checkpoint or with random weights: the same for a seed on every device."""
-    dtype = DTYPES[settings.weights]
-    if settings.init is not None:
-        model = SanaTransformer.from_pretrained(checkpoint_folder(settings.init), dtype=dtype, device=device)
-        return repositioned(model, replace(model.config, **settings.positions))
-    assert settings.config is not None
-    torch.manual_seed(seed)
-    return SanaTransformer(settings.config).to(device=device, dtype=dtype)
-
-
-def repositioned(model: SanaTransformer, config: SanaConfig) -> SanaTransformer:
-    """The same weights in a model whose `config` differs in its positions."""
-    if config == model.config:
-        return model
-    with torch.device("meta"):
-        other = SanaTransformer(config)
-    other.load_state_dict(model.state_dict(), assign=True)
-    other.null_caption = model.null_caption
-    return other
-
-
-def make_optimizer(model: nn.Module, settings: OptimizerSettings, *, seed: int) -> Optimizer:
-    """The optimizer of the parameters that `model` has now, sharded or not."""
-    if isinstance(settings, AdamWSettings):
-        return AdamW(
-            model.parameters(),
-            lr=settings.lr,
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-        )
-    options: dict[str, Any] = {
-        "betas": settings.betas,
-        "eps": settings.eps,
-        "clip_threshold": settings.clip_threshold,
-        "weight_decay": settings.weight_decay,
-        "bias_correction": settings.bias_correction,
-        "stochastic_rounding": settings.stochastic_rounding,
-        "backend": settings.backend,
-        "seed": seed,
-        "joined": query_key_value(model) if settings.join_qkv else (),
-    }
-    if not isinstance(settings, CAME8bitSettings):
-        return CAME(model.parameters(), settings.lr, **options)
-    return CAME8bit(
-        model.parameters(),
-        settings.lr,
-        layout=settings.layout,
-        block_size=settings.block_size,
-        min_8bit_size=settings.min_8bit_size,
-        **options,
-    )
-
-
-def query_key_value(model: nn.Module) -> list[list[Tensor]]:
-    """The weights that NVlabs holds as one matrix: q, k, v of each self-attention, k and v of each cross-attention."""
-    groups = []
-    for name, module in model.named_modules():
-        if hasattr(module, "to_k"):
-            members = (
-                (module.to_k, module.to_v) if name.endswith("cross_attn") else (module.to_q, module.to_k, module.to_v)
-            )
-            groups.append([member.weight for member in members])
-    return groups
 
 
 def make_objective(
@@ -240,19 +147,6 @@ def samples_per_pass(settings: RunSettings, processes: int) -> int:
     return size // parts
 
 
-def _checkpoint_config(init: str) -> SanaConfig:
-    folder = checkpoint_folder(init)
-    path = Path(folder)
-    if path.is_file():
-        return SanaTransformer.from_pretrained(folder).config
-    within = "transformer/" if read_json(folder, INDEX) else ""
-    fields = read_json(folder, f"{within}config.json")
-    if fields is None:
-        raise FileNotFoundError(f"{init} has no {within}config.json: give the folder or Hub id of a Sana transformer")
-    facts = read_json(folder, f"{within}sana.json") or {}
-    return replace(from_diffusers_config(fields), compat=facts.get("compat", "diffusers"))
-
-
 def _caption_encoder(settings: RunSettings, model: SanaTransformer) -> CaptionEncoder | None:
     """The encoder, on the CPU, if it is needed: it works once, before the training."""
     if settings.captions is None:
@@ -292,8 +186,3 @@ def _samples(
         shift=settings.objective.shift,
         precision=settings.train.precision,
     )
-
-
-def checkpoint_folder(checkpoint: str) -> str:
-    """The folder or Hub id of a checkpoint that may be called "embedded"."""
-    return str(locate(checkpoint)[0])

@@ -70,7 +70,7 @@ def _train(
     run: Path, changes: Sequence[str], device: str | None, *, resume: bool, allow_changes: bool, verify: bool
 ) -> bool:
     from sana.kernels import use_kernels
-    from sana.run_settings import read_settings
+    from sana.settings_reading import read_settings
     from sana.shard_stamps import verify_folder
     from sana.stages import usable_device
     from sana.training_run import make_trainer
@@ -117,7 +117,7 @@ def _say(text: object) -> None:
 
 def _plan(run: Path, changes: Sequence[str], processes: int, *, as_json: bool) -> None:
     from sana.cascade import is_cascade, planned, read_cascade
-    from sana.run_settings import read_settings
+    from sana.settings_reading import read_settings
     from sana.training_plan import plan_training
 
     if not is_cascade(run):
