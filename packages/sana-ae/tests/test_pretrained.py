@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -186,8 +185,8 @@ def test_publishing_uploads_a_folder_that_loads(make_model, monkeypatch):
 def test_weights_that_are_not_finite_are_not_published(make_model):
     model = make_model("sana")
     with torch.no_grad():
-        model.decoder.conv_in.bias[0] = torch.nan
-    with pytest.raises(ValueError, match=r"decoder\.conv_in\.bias hold NaN or infinity"):
+        model.decoder.norm_out.bias[0] = torch.nan
+    with pytest.raises(ValueError, match=r"decoder\.norm_out\.bias hold NaN or infinity"):
         model.push_to_hub("me/ae")
 
 

@@ -57,6 +57,28 @@ def test_a_saved_encoder_comes_back_with_its_facts(encoder: CaptionEncoder, tmp_
     assert CaptionEncoder.from_pretrained(tmp_path, compat="diffusers", chi=True).chi
 
 
+def test_a_large_text_encoder_is_saved_in_several_files(encoder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("sana_dit.caption_files._SHARD_SIZE", "4KB")
+    encoder.save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("text_encoder/model-*-of-*.safetensors"))) > 1
+    assert torch.equal(CaptionEncoder.from_pretrained(tmp_path)(PROMPTS).embeddings, encoder(PROMPTS).embeddings)
+
+
+def test_a_published_encoder_has_a_card_and_leaves_no_earlier_weights(encoder, monkeypatch) -> None:
+    def upload(folder, repo, *, card, weights, **options):
+        assert f'CaptionEncoder.from_pretrained("{repo}")' in card
+        assert [path.name for pattern in weights for path in folder.glob(pattern)] == ["model.safetensors"]
+        assert CaptionEncoder.from_pretrained(folder).max_tokens == MAX_TOKENS
+        return options
+
+    monkeypatch.setattr("sana_dit.captions.upload", upload)
+    settings = {"licence": "gemma", "private": True, "token": "t"}
+    assert encoder.push_to_hub("me/captions", **settings) == settings
+    encoder.text_encoder.norm.weight.data[0] = torch.nan
+    with pytest.raises(ValueError, match=r"norm\.weight hold NaN"):
+        encoder.push_to_hub("me/captions")
+
+
 def test_a_saved_encoder_is_a_text_encoder_of_diffusers(encoder: CaptionEncoder, tmp_path: Path) -> None:
     encoder.save_pretrained(tmp_path)
     index = {

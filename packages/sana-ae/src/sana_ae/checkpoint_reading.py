@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -14,6 +13,8 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+
+from sana_ae.hub_download import HUB_ID, absence_explained
 
 CONFIG = "config.json"
 FACTS = "sana.json"
@@ -43,7 +44,8 @@ def find_checkpoint(
     root = fetch(["model_index.json", f"*{CONFIG}", f"*{FACTS}", "*.safetensors.index*.json"])
     is_pipeline = subfolder is None and (root / "model_index.json").is_file()
     prefix = "vae/" if is_pipeline else f"{subfolder.strip('/')}/" if subfolder else ""
-    weights = _find_diffusers(fetch, root / prefix, prefix, dtype) or _find_single(fetch, prefix)
+    with absence_explained(repo_dir_or_file, revision):
+        weights = _find_diffusers(fetch, root / prefix, prefix, dtype) or _find_single(fetch, prefix)
     return CheckpointFiles(weights=weights, folder=root / prefix)
 
 
@@ -77,7 +79,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 _Fetch = Callable[[list[str]], Path]
 _VARIANTS = {torch.bfloat16: ".bf16", torch.float16: ".fp16"}
-_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 _SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
@@ -89,11 +90,16 @@ def _fetcher(repo_or_dir: str, revision: str | None) -> _Fetch:
     folder = Path(repo_or_dir)
     if folder.is_dir():
         return lambda patterns: folder
-    if not _HUB_ID.fullmatch(repo_or_dir) or folder.suffix in _SUFFIXES:
+    if not HUB_ID.fullmatch(repo_or_dir) or folder.suffix in _SUFFIXES:
         raise FileNotFoundError(
             f"{repo_or_dir} is neither a file nor a folder: give one, or a Hub repository as owner/name."
         )
-    return lambda patterns: Path(snapshot_download(repo_or_dir, revision=revision, allow_patterns=patterns))
+
+    def fetch(patterns: list[str]) -> Path:
+        with absence_explained(repo_or_dir, revision):
+            return Path(snapshot_download(repo_or_dir, revision=revision, allow_patterns=patterns))
+
+    return fetch
 
 
 def _find_diffusers(fetch: _Fetch, folder: Path, prefix: str, dtype: torch.dtype | None) -> tuple[Path, ...]:

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from sana_ae.checkpoint_reading import CONFIG, FACTS, WEIGHTS
 from sana_ae.config import DCAEConfig
 
-_STALE = (f"{WEIGHTS}*.safetensors*", FACTS)
+SAVED = (f"{WEIGHTS}*.safetensors*", FACTS)
+"""Patterns of what a save writes, or an earlier one wrote, beside config.json."""
 
 
 @contextmanager
@@ -84,7 +85,7 @@ def _move_into(staging: Path, directory: Path) -> None:
     # The configuration last, so that it never describes weights that are still to come.
     for name in sorted(new, key=lambda name: (name in (CONFIG, FACTS), name)):
         os.replace(staging / name, directory / name)
-    for pattern in _STALE:
+    for pattern in SAVED:
         for path in directory.glob(pattern):
             if path.name not in new:
                 path.unlink()

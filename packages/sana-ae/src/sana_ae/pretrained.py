@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from huggingface_hub import HfApi
 from torch import nn
 
 from sana_ae.checkpoint_reading import CONFIG, FACTS, CheckpointFiles, find_checkpoint, read_json, read_weights
-from sana_ae.checkpoint_writing import model_card, replacing_files, write_checkpoint
+from sana_ae.checkpoint_writing import SAVED, model_card, replacing_files, write_checkpoint
 from sana_ae.config import DCAEConfig
+from sana_ae.hub_upload import check_finite, upload
 from sana_ae.presets import PUBLISHED
 from sana_ae.weights import Tensors, to_diffusers, to_ours
 
@@ -62,18 +62,21 @@ class Pretrained(nn.Module):
         with replacing_files(Path(directory)) as folder:
             write_checkpoint(folder, to_diffusers(self.state_dict()), self.config)
 
-    def push_to_hub(self, repo: str, *, private: bool = False, token: str | None = None) -> str:
-        """Publish the autoencoder as owner/name on the Hub, with a card where it has none; returns the URL."""
-        api = HfApi(token=token)
-        api.create_repo(repo, private=private, exist_ok=True)
+    def push_to_hub(
+        self, repo: str, *, licence: str | None = None, private: bool = False, token: str | None = None
+    ) -> str:
+        """Publish the autoencoder as owner/name on the Hub and return the URL of the commit.
+
+        It gets a card where it has none, which names the licence of the weights as the Hub spells it ("apache-2.0").
+        Weights of an earlier upload go. Raises ValueError where weights are not finite, or private is asked of a
+        repository that is public.
+        """
+        check_finite(self.state_dict())
+        card = model_card(repo, self.config, sum(parameter.numel() for parameter in self.parameters()))
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "model"
             self.save_pretrained(folder)
-            if not api.file_exists(repo, "README.md"):
-                card = model_card(repo, self.config, sum(parameter.numel() for parameter in self.parameters()))
-                (folder / "README.md").write_text(card, encoding="utf-8")
-            commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload with sana-ae")
-        return str(commit.commit_url)
+            return upload(folder, repo, card=card, weights=SAVED, licence=licence, private=private, token=token)
 
 
 def _read_config(files: CheckpointFiles, tensors: Tensors, kind: type[Pretrained]) -> DCAEConfig:

@@ -11,12 +11,16 @@ from safetensors import SafetensorError
 from sana_dit.checkpoint_reading import FACTS, Fetch, fetcher, read_json
 from sana_dit.checkpoint_writing import replacing_files, write_json
 from sana_dit.config import Compat
+from sana_dit.hub_download import absence_explained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _KEY = "captions"
 _ALL_WEIGHTS = "model*.safetensors*"
+_SHARD_SIZE = "5GB"  # transformers 5 would write up to 50 GB into one file
+SAVED_WEIGHTS = (f"text_encoder/{_ALL_WEIGHTS}",)
+"""Patterns of the weights that a save writes, or an earlier one wrote."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,23 +51,24 @@ def find_caption_files(
     encoder, or in tokenizer/ next to its folder. Raises FileNotFoundError where one is missing.
     """
     fetch = fetcher(repo_or_dir, revision)
-    root = fetch(_METADATA)
-    folder = root / subfolder if subfolder else root
-    text_encoder = _first(
-        [folder / "text_encoder", folder], ["config.json"], f"no text encoder (config.json) in {folder}"
-    )
-    tokenizer = _first(
-        [folder / "tokenizer", folder, folder.parent / "tokenizer"],
-        ["tokenizer_config.json", "tokenizer.json"],
-        f"no tokenizer (tokenizer/tokenizer_config.json) in {folder}",
-    )
-    prefix = text_encoder.relative_to(root).as_posix().removeprefix(".")
-    return CaptionFiles(
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        variant=_find_variant(fetch, f"{prefix}/" if prefix else "", dtype),
-        facts=_read_facts([text_encoder / FACTS, folder / FACTS, root / FACTS]),
-    )
+    with absence_explained(repo_or_dir, revision):
+        root = fetch(_METADATA)
+        folder = root / subfolder if subfolder else root
+        text_encoder = _first(
+            [folder / "text_encoder", folder], ["config.json"], f"no text encoder (config.json) in {folder}"
+        )
+        tokenizer = _first(
+            [folder / "tokenizer", folder, folder.parent / "tokenizer"],
+            ["tokenizer_config.json", "tokenizer.json"],
+            f"no tokenizer (tokenizer/tokenizer_config.json) in {folder}",
+        )
+        prefix = text_encoder.relative_to(root).as_posix().removeprefix(".")
+        return CaptionFiles(
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            variant=_find_variant(fetch, f"{prefix}/" if prefix else "", dtype),
+            facts=_read_facts([text_encoder / FACTS, folder / FACTS, root / FACTS]),
+        )
 
 
 def load_text_encoder(files: CaptionFiles, dtype: torch.dtype | None) -> "PreTrainedModel":
@@ -130,7 +135,7 @@ def save_caption_files(
     """Writes text_encoder/ and tokenizer/ into directory; if one of them fails, neither has changed."""
     models, words = directory / "text_encoder", directory / "tokenizer"
     with replacing_files(models) as new_models, replacing_files(words) as new_words:
-        text_encoder.save_pretrained(new_models)
+        text_encoder.save_pretrained(new_models, max_shard_size=_SHARD_SIZE)
         tokenizer.save_pretrained(new_words)
         _name_tokenizer_class_for_all_versions(new_words / "tokenizer_config.json")
         write_json(new_models / FACTS, {**read_json(models / FACTS), _KEY: asdict(facts)})
@@ -176,6 +181,26 @@ def _find_variant(fetch: Fetch, prefix: str, dtype: torch.dtype | None) -> str |
     raise FileNotFoundError(
         f"no {prefix}model.safetensors in {fetch([])}; weights must be safetensors files, pickles are not read"
     )
+
+
+def caption_card(repo: str, num_parameters: int) -> str:
+    """Returns a short README.md for a caption encoder on the Hub."""
+    return f"""---
+library_name: sana-dit
+pipeline_tag: feature-extraction
+tags: [sana]
+---
+
+# {repo.rpartition("/")[2]}
+
+The caption encoder of a SANA pipeline: a language model of {num_parameters / 1e6:,.1f}M parameters and its tokenizer.
+
+```python
+from sana_dit import CaptionEncoder
+
+encoder = CaptionEncoder.from_pretrained("{repo}")
+```
+"""
 
 
 def _read_facts(paths: list[Path]) -> CaptionFacts:

@@ -1,5 +1,6 @@
 """Prompts to caption states: a small language model reads an instruction and the prompt (SANA, section 2.3)."""
 
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 
 from sana_dit.caption_files import (
+    SAVED_WEIGHTS,
     CaptionFacts,
+    caption_card,
     find_caption_files,
     import_transformers,
     load_text_encoder,
@@ -18,6 +21,7 @@ from sana_dit.caption_files import (
 )
 from sana_dit.complex_human_instruction import COMPLEX_HUMAN_INSTRUCTION
 from sana_dit.config import Compat
+from sana_dit.hub_upload import check_finite, upload
 from sana_dit.quantization import check_unquantized
 
 if TYPE_CHECKING:
@@ -127,6 +131,23 @@ class CaptionEncoder:
         check_unquantized(self.text_encoder)
         facts = CaptionFacts(compat=self.compat, chi=self.chi, max_tokens=self.max_tokens)
         save_caption_files(Path(directory), self.text_encoder, self.tokenizer, facts)
+
+    def push_to_hub(
+        self, repo: str, *, licence: str | None = None, private: bool = False, token: str | None = None
+    ) -> str:
+        """Publishes text_encoder/ and tokenizer/ as owner/name on the Hub and returns the URL of the commit.
+
+        It gets a card if it has none, which names the licence of the weights as the Hub spells it ("gemma"). Weights of
+        an earlier upload go.
+
+        Raises ValueError if weights are quantised or not finite, or private is asked of a repository that is public.
+        """
+        check_finite(self.text_encoder.state_dict())
+        card = caption_card(repo, self.text_encoder.num_parameters())
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            self.save_pretrained(folder)
+            return upload(folder, repo, card=card, weights=SAVED_WEIGHTS, licence=licence, private=private, token=token)
 
     def __call__(self, prompts: str | Sequence[str], *, chi: bool | None = None) -> Captions:
         """Encodes prompts; negative prompts are encoded with chi=False.

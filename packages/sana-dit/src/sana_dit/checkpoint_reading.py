@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
@@ -15,6 +14,8 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+from sana_dit.hub_download import HUB_ID, absence_explained
 
 CONFIG = "config.json"
 FACTS = "sana.json"
@@ -53,7 +54,8 @@ def find_checkpoint(
     root = fetch(["model_index.json", "*config.json", "*sana.json", "*sana.safetensors", "*.safetensors.index*.json"])
     is_pipeline = subfolder is None and (root / "model_index.json").is_file()
     prefix = "transformer/" if is_pipeline else f"{subfolder.strip('/')}/" if subfolder else ""
-    weights = _find_diffusers(fetch, root / prefix, prefix, dtype) or _find_single(fetch, prefix)
+    with absence_explained(repo_dir_or_file, revision):
+        weights = _find_diffusers(fetch, root / prefix, prefix, dtype) or _find_single(fetch, prefix)
     return CheckpointFiles(weights=weights, folder=root / prefix)
 
 
@@ -103,7 +105,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 Fetch = Callable[[list[str]], Path]
 _VARIANTS = {torch.bfloat16: ".bf16", torch.float16: ".fp16"}
-_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 def fetcher(repo_or_dir: str | PathLike[str], revision: str | None) -> Fetch:
@@ -118,11 +119,16 @@ def fetcher(repo_or_dir: str | PathLike[str], revision: str | None) -> Fetch:
     if folder.is_dir():
         return lambda patterns: folder
     is_file = Path(repo_or_dir).suffix in (".safetensors", ".pt", ".pth")
-    if is_file or not isinstance(repo_or_dir, str) or not _HUB_ID.fullmatch(repo_or_dir):
+    if is_file or not isinstance(repo_or_dir, str) or not HUB_ID.fullmatch(repo_or_dir):
         raise FileNotFoundError(
             f"{repo_or_dir} is neither a file nor a folder: give one, or a Hub repository as owner/name"
         )
-    return lambda patterns: Path(snapshot_download(repo_or_dir, revision=revision, allow_patterns=patterns))
+
+    def fetch(patterns: list[str]) -> Path:
+        with absence_explained(repo_or_dir, revision):
+            return Path(snapshot_download(repo_or_dir, revision=revision, allow_patterns=patterns))
+
+    return fetch
 
 
 def _find_diffusers(fetch: Fetch, folder: Path, prefix: str, dtype: torch.dtype | None) -> tuple[Path, ...]:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sana_dit.checkpoint_reading import CONFIG, EXTRAS, FACTS, WEIGHTS
 
-_STALE = (f"{WEIGHTS}*.safetensors*", EXTRAS)
+SAVED_WEIGHTS = (f"{WEIGHTS}*.safetensors*", EXTRAS)
+"""Patterns of what a save writes, or an earlier one wrote, beside the configuration."""
 
 
 @contextmanager
@@ -84,7 +85,7 @@ def _move_into(staging: Path, directory: Path) -> None:
     # The configuration last, so that it never describes weights that are still to come.
     for name in sorted(new, key=lambda name: (name in (CONFIG, FACTS), name)):
         os.replace(staging / name, directory / name)
-    for pattern in _STALE:
+    for pattern in SAVED_WEIGHTS:
         for path in directory.glob(pattern):
             if path.name not in new:
                 path.unlink()

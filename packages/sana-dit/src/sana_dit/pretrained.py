@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Self, get_args
 
 import torch
-from huggingface_hub import HfApi
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -22,9 +21,10 @@ from sana_dit.checkpoint_reading import (
     read_json,
     read_weights,
 )
-from sana_dit.checkpoint_writing import model_card, replacing_files, write_json, write_shards
+from sana_dit.checkpoint_writing import SAVED_WEIGHTS, model_card, replacing_files, write_json, write_shards
 from sana_dit.config import Compat, SanaConfig
 from sana_dit.diffusers_config import from_diffusers_config, to_diffusers_config
+from sana_dit.hub_upload import check_finite, upload
 from sana_dit.quantization import check_unquantized
 from sana_dit.weight_shapes import check_weights, infer_config
 from sana_dit.weights import Checkpoint, Layout, read_names, to_diffusers, to_native
@@ -122,18 +122,24 @@ class Pretrained(nn.Module):
             write_json(folder / CONFIG, to_diffusers_config(self.config, len(self.blocks)))
             write_json(folder / FACTS, {**read_json(directory / FACTS), "compat": self.config.compat})
 
-    def push_to_hub(self, repo: str, *, private: bool = False, token: str | None = None) -> str:
-        """Publishes the transformer as owner/name on the Hub, with a card if it has none; returns the URL."""
-        api = HfApi(token=token)
-        api.create_repo(repo, private=private, exist_ok=True)
+    def push_to_hub(
+        self, repo: str, *, licence: str | None = None, private: bool = False, token: str | None = None
+    ) -> str:
+        """Publishes the transformer as owner/name on the Hub and returns the URL of the commit.
+
+        It gets a card if it has none, which names the licence of the weights as the Hub spells it ("apache-2.0").
+        Weights of an earlier upload go.
+
+        Raises:
+            ValueError: Weights are quantised or not finite, or private is asked of a repository that is public.
+        """
+        null = {} if self.null_caption is None else {_NULL_CAPTION: self.null_caption}
+        check_finite(self.state_dict() | null)
+        card = model_card(repo, sum(parameter.numel() for parameter in self.parameters()))
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "model"
             self.save_pretrained(folder)
-            if not api.file_exists(repo, "README.md"):
-                parameters = sum(parameter.numel() for parameter in self.parameters())
-                (folder / "README.md").write_text(model_card(repo, parameters), encoding="utf-8")
-            commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload with sana-dit")
-        return str(commit.commit_url)
+            return upload(folder, repo, card=card, weights=SAVED_WEIGHTS, licence=licence, private=private, token=token)
 
 
 def _config(files: CheckpointFiles, checkpoint: Checkpoint, compat: Compat | None) -> SanaConfig:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import pickle
-import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -15,10 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sana_judge.hub_download import HUB_ID, absence_explained
+
 CONFIG = "config.json"
 PARTS = ("llm", "vision_tower", "mm_projector")
 
-_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 _READ = ["*.json", "*.txt", "*.jinja", "*.model", "README.md"]
 _WEIGHTS = ("model", "pytorch_model")
 
@@ -31,11 +31,10 @@ def find_checkpoint(repo_or_dir: str | PathLike[str], *, revision: str | None) -
     """
     folder = Path(repo_or_dir)
     if not folder.is_dir():
-        if not isinstance(repo_or_dir, str) or not _HUB_ID.fullmatch(repo_or_dir):
+        if not isinstance(repo_or_dir, str) or not HUB_ID.fullmatch(repo_or_dir):
             raise FileNotFoundError(f"{repo_or_dir} is not a folder: give one, or a Hub repository as owner/name")
-        folder = Path(snapshot_download(repo_or_dir, revision=revision, allow_patterns=[*_READ, "*.safetensors"]))
-        if not any(folder.rglob("*.safetensors")):
-            folder = Path(snapshot_download(repo_or_dir, revision=revision, allow_patterns=["*pytorch_model*.bin"]))
+        with absence_explained(repo_or_dir, revision):
+            folder = _download(repo_or_dir, revision)
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder} has no {CONFIG}: give the folder of a whole checkpoint")
     return folder
@@ -144,6 +143,13 @@ def fingerprint(root: Path) -> str:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             digest.update(f"{path.relative_to(root)} {content}\n".encode())
     return digest.hexdigest()
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*_READ, "*.safetensors"]))
+    if not any(folder.rglob("*.safetensors")):
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=["*pytorch_model*.bin"]))
+    return folder
 
 
 def _texts(folder: Path) -> list[Path]:

@@ -77,6 +77,21 @@ def test_a_judge_saved_over_another_layout_is_the_one_that_is_read(nvila_tiny, s
     assert not shard.exists()
 
 
+def test_large_weights_are_saved_in_several_files(judge, tmp_path, monkeypatch):
+    monkeypatch.setattr("sana_judge.vila.saving._SHARD_SIZE", "100KB")
+    judge.save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("llm/model-*-of-*.safetensors"))) > 1
+    loaded = VILAJudge.from_pretrained(tmp_path).model.state_dict()
+    assert all(torch.equal(weight, loaded[name]) for name, weight in judge.model.state_dict().items())
+
+
+def test_a_judge_is_published_with_the_licence_that_it_was_loaded_with(judge, monkeypatch):
+    monkeypatch.setattr("sana_judge.vila.judge.upload", lambda folder, repo, *, licence, **options: licence)
+    monkeypatch.setattr(judge, "facts", JudgeFacts(licence="cc-by-nc-4.0"))
+    assert judge.push_to_hub("me/judge") == "cc-by-nc-4.0"
+    assert judge.push_to_hub("me/judge", licence="other") == "other"
+
+
 def test_a_folder_being_written_is_no_checkpoint(judge, saved, monkeypatch):
     def full(*args, **options):
         raise OSError("No space left on device")

@@ -1,5 +1,6 @@
 """VILA-Judge: one forward per image tells how likely it shows the prompt (SANA-1.5, inference-time scaling)."""
 
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +14,8 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sana_judge.checkpoint_reading import find_checkpoint, fingerprint
+from sana_judge.hub_download import absence_explained
+from sana_judge.hub_upload import check_finite, upload
 from sana_judge.image_reading import ImageLike, hash_image, read_image
 from sana_judge.judge_call import pair_prompts, read_at
 from sana_judge.judge_facts import JudgeFacts
@@ -24,7 +27,7 @@ from sana_judge.vila.config import VILAConfig
 from sana_judge.vila.licence import find_licence, licence_notice
 from sana_judge.vila.model import VILAModel
 from sana_judge.vila.prompt import QuestionWriter
-from sana_judge.vila.saving import save_judge
+from sana_judge.vila.saving import SAVED_WEIGHTS, judge_card, save_judge
 from sana_judge.vila.tiling import count_tiles, cut_tiles
 from sana_judge.vila.weights import load_model
 
@@ -124,8 +127,9 @@ class VILAJudge:
         root = find_checkpoint(repo_or_dir, revision=revision)
         if notice := licence_notice(repo_or_dir, root):
             warnings.warn(notice, stacklevel=2)
-        tokenizer = load_tokenizer(root)
-        model = load_model(root, VILAConfig.read(root), dtype=dtype, device=device or "cpu")
+        with absence_explained(repo_or_dir, revision):
+            tokenizer = load_tokenizer(root)
+            model = load_model(root, VILAConfig.read(root), dtype=dtype, device=device or "cpu")
         if quantize:
             quantize_linears(model.llm.model.layers, quantize, device=model.device)
         return cls(
@@ -159,6 +163,24 @@ class VILAJudge:
             tokenizer=self.tokenizer,
             facts=replace(self.facts, licence=self.facts.licence or self._licence),
         )
+
+    def push_to_hub(
+        self, repo: str, *, licence: str | None = None, private: bool = False, token: str | None = None
+    ) -> str:
+        """Publishes the judge as owner/name on the Hub and returns the URL of the commit.
+
+        It gets a card if it has none, which names the licence of the weights as the Hub spells it; None is that of the
+        weights that it was loaded from, where it is known. Weights of an earlier upload go.
+
+        Raises:
+            ValueError: Weights are quantized or not finite, or private is asked of a repository that is public.
+        """
+        check_finite(self.model.state_dict())
+        licence = licence or self.facts.licence or self._licence
+        card = judge_card(repo, sum(parameter.numel() for parameter in self.model.parameters()))
+        with tempfile.TemporaryDirectory() as name:
+            self.save_pretrained(folder := Path(name) / "judge")
+            return upload(folder, repo, card=card, weights=SAVED_WEIGHTS, licence=licence, private=private, token=token)
 
     def score(
         self,

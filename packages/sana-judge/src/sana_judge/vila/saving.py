@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -15,7 +17,7 @@ from sana_judge.judge_facts import JudgeFacts
 from sana_judge.vila.config import PROJECTOR, VILAConfig
 from sana_judge.whole_files import replace_file, write_json
 
-_WEIGHTS = "model.safetensors"
+_SHARD_SIZE = "5GB"
 _ALL_WEIGHTS = (
     "model.safetensors",
     "model-*-of-*.safetensors",
@@ -24,6 +26,8 @@ _ALL_WEIGHTS = (
     "pytorch_model-*-of-*.bin",
     "pytorch_model.bin.index.json",
 )
+SAVED_WEIGHTS = (*_ALL_WEIGHTS, *(f"{part}/{name}" for part in PARTS for name in _ALL_WEIGHTS))
+"""Patterns of weights of any layout: an index, or one file of all parts, would be read before those saved here."""
 _HEAD = "llm.lm_head.weight"
 _ROPE_THETA = 10_000.0  # of a Qwen2 that says nothing
 
@@ -62,25 +66,28 @@ def save_model(directory: Path, config: VILAConfig, weights: Mapping[str, Tensor
     check_savable(weights)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG).unlink(missing_ok=True)
-    _remove_weights(directory)
+    for path in [path for pattern in SAVED_WEIGHTS for path in directory.glob(pattern)]:
+        path.unlink()
     kept = {k: v for k, v in weights.items() if not (k == _HEAD and config.language.tie_word_embeddings)}
     for part, fields in _part_configs(config).items():
         own = {name.removeprefix(f"{part}."): tensor for name, tensor in kept.items() if name.startswith(f"{part}.")}
         if part == "vision_tower":
             own = {f"vision_model.{name}": tensor for name, tensor in own.items()}
         (directory / part).mkdir(exist_ok=True)
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in own.items()}
-        replace_file(directory / part / _WEIGHTS, lambda path, x=contiguous: save_file(x, path, {"format": "pt"}))  # type: ignore[misc]
+        _write_shards(directory / part, own)
         write_json(directory / part / CONFIG, fields)
     write_json(directory / CONFIG, _root_config(config))
 
 
-def _remove_weights(directory: Path) -> None:
-    """Removes weights of any layout: an index, or one file of all parts, would be read before those saved here."""
-    for folder in (directory, *(directory / part for part in PARTS)):
-        for pattern in _ALL_WEIGHTS:
-            for path in list(folder.glob(pattern)):
-                path.unlink()
+def _write_shards(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Writes model.safetensors, or several with an index where it would be too large."""
+    split = split_torch_state_dict_into_shards(dict(weights), max_shard_size=_SHARD_SIZE)
+    for filename, names in split.filename_to_tensors.items():
+        shard = {name: weights[name].detach().cpu().contiguous() for name in names}
+        replace_file(folder / filename, partial(save_file, shard, metadata={"format": "pt"}))
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(folder / "model.safetensors.index.json", index)
 
 
 def _name_tokenizer_for_all_versions(path: Path) -> None:
@@ -91,6 +98,27 @@ def _name_tokenizer_for_all_versions(path: Path) -> None:
     if isinstance(fields.get("extra_special_tokens"), list):
         fields["additional_special_tokens"] = fields.pop("extra_special_tokens")
     write_json(path, fields)
+
+
+def judge_card(repo: str, num_parameters: int) -> str:
+    """Returns a short README.md for a judge on the Hub."""
+    return f"""---
+library_name: sana-judge
+pipeline_tag: image-text-to-text
+tags: [sana]
+---
+
+# {repo.rpartition("/")[2]}
+
+A judge of {num_parameters / 1e6:,.1f}M parameters: does an image show the prompt?
+
+```python
+from sana_judge import VILAJudge
+
+judge = VILAJudge.from_pretrained("{repo}")
+values = judge("a red dog", ["0.png", "1.png"])  # P(yes) for each, higher is better
+```
+"""
 
 
 def check_savable(weights: Mapping[str, Tensor]) -> None:

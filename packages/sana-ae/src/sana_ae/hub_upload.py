@@ -1,0 +1,63 @@
+"""A saved model to the Hub: one commit, which also removes the weights of an earlier one."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from huggingface_hub import HfApi, ModelCard
+from torch import Tensor
+
+_CARD = "README.md"
+
+
+def upload(
+    folder: Path,
+    repo: str,
+    *,
+    card: str,
+    weights: Sequence[str],
+    licence: str | None,
+    private: bool,
+    token: str | None,
+) -> str:
+    """Uploads a folder and returns the URL of the commit.
+
+    Args:
+        folder: What `save_pretrained` wrote.
+        repo: Hub id, owner/name; made if there is none.
+        card: README.md for a repository that has none; of one that is there only the licence changes.
+        weights: Patterns of the files that loading looks for: those of an earlier upload go.
+        licence: Of the weights, as the Hub spells it; None says nothing.
+        private: Whether nobody else may see it.
+        token: Of the Hub; None is the one that `hf auth login` stored or HF_TOKEN names.
+
+    Raises:
+        ValueError: private is asked of a repository that is public.
+    """
+    api = HfApi(token=token)
+    api.create_repo(repo, private=private, exist_ok=True)
+    if private and not api.model_info(repo).private:
+        raise ValueError(f"{repo} is public: make it private in its settings, or publish under another name")
+    has_card = api.file_exists(repo, _CARD)
+    if licence is not None or not has_card:
+        text = ModelCard.load(repo, token=token) if has_card else ModelCard(card)
+        if licence is not None:
+            text.data["license"] = licence
+        (folder / _CARD).write_text(str(text), encoding="utf-8")
+    commit = api.upload_folder(
+        repo_id=repo, folder_path=folder, commit_message="Upload with sana-ae", delete_patterns=list(weights)
+    )
+    return str(commit.commit_url)
+
+
+def check_finite(weights: Mapping[str, Tensor]) -> None:
+    """Raises ValueError, with the names, where weights are NaN or infinite."""
+    if bad := [name for name, weight in weights.items() if not _is_finite(weight)]:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise ValueError(f"{', '.join(bad[:3])}{more} hold NaN or infinity: publish weights that are finite")
+
+
+def _is_finite(weight: Tensor) -> bool:
+    if not weight.is_floating_point():
+        return True
+    narrow = weight.element_size() < 2  # float8 knows no isfinite
+    return bool((weight.float() if narrow else weight).isfinite().all())
