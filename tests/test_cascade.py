@@ -211,6 +211,12 @@ def test_the_published_cascade_is_planned_without_data_or_weights(cascade):
     assert "all stages: 136 images" in text.stdout
 
 
+def test_new_blocks_are_warmed_up_in_the_first_stage_alone(cascade):
+    cascade.write_text(CASCADE.replace("[data]", '[growth]\nplan = "growth.json"\nwarmup_steps = 2\n\n[data]'))
+    grown = [stage.settings.growth is not None for stage in read_cascade(cascade).stages]
+    assert grown == [True, False]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -229,6 +235,11 @@ def test_the_published_cascade_is_planned_without_data_or_weights(cascade):
             "model.sample_size = 4",
             "model.num_layers = 3",
             r"stage large: \[model\] has num_layers; it goes on from the stage before, so only weights, kernels, ",
+        ),
+        (
+            "objective.shift = 6.0",
+            'growth.plan = "growth.json"',
+            r"stage large: has \[growth\], which warms up what the first stage begins with: put it there",
         ),
         ("data.batch_size = 2", "data.batch_size = 0", r"stage large: \[data\] batch_size is 0"),
         ("objective.shift = 6.0", "objectives.shift = 6.0", r"stage large: has a section \[objectives\]; known are"),

@@ -30,6 +30,7 @@ def test_generate_writes_pictures_that_carry_their_settings(run, small_folder, t
         "prompt": "一只猫",
         "seed": 6,
         "model": str(small_folder),
+        "sampler": "Flow-DPM-Solver",
         "steps": 2,
         "guidance_scale": 3.0,
         "negative_prompt": "",

@@ -130,6 +130,7 @@ def test_shards_hold_the_checkpoints_own_latents_and_captions(run, images, small
     assert torch.equal(batch["caption_mask"][slot], captions.mask[0].bool())
 
 
+@pytest.mark.filterwarnings("always:.* when manifest.parquet was written")
 def test_a_manifest_is_written_once_and_encoded_from(run, images, small_folder, tmp_path):
     indexed = run("index-dataset", images, "--no-progress", "--json")
     assert json.loads(indexed.stdout) == {"images": 7, "captions": 7, "skipped": {}}
@@ -144,6 +145,9 @@ def test_a_manifest_is_written_once_and_encoded_from(run, images, small_folder, 
     }
     again = encode(run, images, tmp_path / "out", small_folder, "--json", "--verify")
     assert json.loads(again.stdout) == facts
+    (images / "more" / "b.jpg").write_bytes(jpeg(10))
+    warned = encode(run, images, tmp_path / "out", small_folder).stderr
+    assert "and had 2 when manifest.parquet was written" in warned
 
 
 def test_images_that_are_new_or_mended_are_encoded_when_asked_for(run, images, small_folder, tmp_path):

@@ -40,7 +40,10 @@ def test_what_is_drawn_can_be_evaluated(run, tmp_path):
     seen = {name: [Detection(name="cat", score=0.9, box=(0, 0, 9, 9))] for name in names}
     geneval.write_detections("seen.jsonl", seen)
     table = run("evaluate", "geneval", "images", "--detections", "seen.jsonl", "--no-sheets", "--json")
-    assert json.loads(table.stdout)["tasks"] == {"single_object": 1.0, "colors": 0.0}
+    told = json.loads(table.stdout)
+    assert told["tasks"] == {"single_object": 1.0, "colors": 0.0}
+    assert (told["settings"]["sampler"], told["settings"]["steps"]) == ("Flow-DPM-Solver", 1)
+    assert told["settings"]["seeds"] == "0 to 1"
 
 
 @pytest.mark.parametrize("batch_size", ["2", "8"])

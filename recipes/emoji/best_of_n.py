@@ -17,7 +17,7 @@ from recipes.emoji.best_of_n_replay import Flops, Outcome, replay, strategies
 from recipes.emoji.run_folder import digest, write_json
 from recipes.emoji.scenes import SIZE, contact_sheet
 from sana import SanaPipeline
-from sana.judges import load_judge
+from sana.judges import EMBEDDED_JUDGE, load_judge
 from sana.model_facts import model_facts
 from sana_scale import Judge, best_of_k_curve
 from sana_scale.ranking import rank_correlation
@@ -114,6 +114,12 @@ def winners(sample: EmojiSampler, records: Sequence[Record], *, per_task: int = 
     return contact_sheet(pictures, captions, columns=4 * per_task)
 
 
+def _named(judge: str) -> str:
+    """The judge with the hash of its files, where it is a folder here."""
+    folder = EMBEDDED_JUDGE if judge == "embedded" else Path(judge)
+    return f"{judge} {digest(folder).split()[-1]}" if folder.is_dir() else judge
+
+
 def main() -> None:
     """Draw, judge and measure, or go on; the result is a JSON file with plots beside it."""
     parser = argparse.ArgumentParser(prog="python -m recipes.emoji.best_of_n", description=main.__doc__)
@@ -136,7 +142,7 @@ def main() -> None:
     folder = ROOT / "src" / "sana" / "embedded" if options.model == "embedded" else Path(options.model)
     settings = Settings(
         model=f"{options.model} {digest(folder).split()[-1]}",
-        judge=options.judge,
+        judge=_named(options.judge),
         detector=digest(options.out / "detector"),
         prompts_per_task=options.prompts_per_task,
         images=options.images,

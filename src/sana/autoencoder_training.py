@@ -47,6 +47,8 @@ def make_autoencoder_trainer(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     perceptual = None if run.perception is None else _lpips(run.perception, device)
     held_out = None if run.validation is None else _held_out(run)
+    # The trainer would recompute whole stages, which keeps more than `recompute_blocks` does.
+    config = replace(run.train, activation_checkpointing=False)
     make = Trainer.start_or_resume if resume else Trainer
     options = {"allow_changes": allow_changes} if resume else {}
     return make(
@@ -54,9 +56,7 @@ def make_autoencoder_trainer(
         AutoencoderObjective(run.phase, perceptual),
         _optimizer(run),
         images,
-        replace(
-            run.train, activation_checkpointing=False
-        ),  # the trainer would recompute whole stages, which keeps more
+        config,
         validation=_validation(run, held_out, perceptual),
         sample=_samples(run, held_out),
         settings=_fixed(run, images),

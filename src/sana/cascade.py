@@ -78,6 +78,8 @@ def read_cascade(path: str | Path, changes: Sequence[str] = ()) -> Cascade:
         sections = _merged(shared, stage)
         try:
             if stages:
+                _check_no_growth(stage)
+                sections.pop("growth", None)
                 before = Path(stages[-1].settings.train.run_dir)
                 sections["model"] = _going_on(sections.get("model", {}), stage.get("model", {}), before / "model")
             sections["train"] = _placed(sections.get("train", {}), run_dir / f"{place}-{name}")
@@ -140,6 +142,11 @@ def _apply(change: str, cascade: Section, shared: dict[str, Section], own: Mappi
 def _merged(shared: Mapping[str, Section], own: Mapping[str, Section]) -> dict[str, Section]:
     """Sections of which those of a stage replace single keys."""
     return {name: {**shared.get(name, {}), **own.get(name, {})} for name in {**shared, **own}}
+
+
+def _check_no_growth(own: Mapping[str, Section]) -> None:
+    if "growth" in own:
+        raise ValueError("has [growth], which warms up what the first stage begins with: put it there")
 
 
 def _going_on(section: Section, own: Section, model: Path) -> Section:

@@ -58,13 +58,14 @@ def _is_finished(stage: Stage, *, allow_changes: bool) -> bool:
         return False
     then = json.loads(path.read_text(encoding="utf-8"))
     changes = stage.settings.train.changes_since(then["train"])
-    for name, now in _deciding(stage).items():
-        if then.get(name) != now:
-            changes.append(f"[{name}] {then.get(name)} -> {now}")
+    now = _deciding(stage)
+    for name in sorted({*then, *now} - {"train"}):
+        if then.get(name) != now.get(name):
+            changes.append(f"[{name}] {then.get(name)} -> {now.get(name)}")
     if changes and not allow_changes:
         raise CheckpointError(
             f"stage {stage.name} is finished and was trained otherwise ({', '.join(changes)}): use the same settings, "
-            "allow changes to keep it as it is, or give another cascade.run_dir"
+            "pass allow_changes=True to keep it as it is, or give another cascade.run_dir"
         )
     return True
 

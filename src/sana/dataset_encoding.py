@@ -117,6 +117,7 @@ def open_source(
     if source.is_file() or source.suffix == ".parquet":
         return ImageManifest.read(source), []
     if (source / MANIFEST).is_file():
+        _warn_if_changed(source)
         return ImageManifest.read(source / MANIFEST), []
     if (out / MANIFEST).is_file() and not renew:
         _check_source(out / MANIFEST, source)
@@ -133,6 +134,17 @@ def index(folder: Path, out: Path, *, max_skipped: float, progress: bool) -> tup
     write_skipped(out / NOT_INDEXED, skipped)
     manifest.write(out / MANIFEST)
     return manifest, skipped
+
+
+def _warn_if_changed(folder: Path) -> None:
+    """Warn where the folder holds something else than when `sana index-dataset` wrote the manifest into it."""
+    then, now = ImageManifest.source_of(folder / MANIFEST), source_facts(folder)
+    if then and {**then, "folder": None} != {**now, "folder": None}:  # it may have been moved as a whole
+        warnings.warn(
+            f"{folder} has {now['files']:,} images and tars and had {then['files']:,} when {MANIFEST} was written; "
+            f"some are new, gone or changed, or their captions are: take them up with `sana index-dataset {folder}`",
+            stacklevel=3,
+        )
 
 
 def _check_source(kept: Path, folder: Path) -> None:

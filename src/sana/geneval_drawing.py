@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from sana.png import save_png
 from sana_judge.geneval import save_prompt
 from sana_scale.files import write_json
 
@@ -57,7 +58,10 @@ def draw_geneval(
                 write_json(directory / DRAWING, record)
                 for place, number in enumerate(numbers):
                     its_own = pictures[place * len(seeds) : (place + 1) * len(seeds)]
-                    save_prompt(directory, number, metadata[number], its_own)
+                    for index, (seed, picture) in enumerate(zip(seeds, its_own, strict=True)):
+                        path = directory / f"{number:05}" / "samples" / f"{index:05}.png"
+                        save_png(picture, path, {"prompt": metadata[number]["prompt"], "seed": seed, **settings})
+                    save_prompt(directory, number, metadata[number], [])
             bar.update(len(numbers))
 
 

@@ -28,8 +28,8 @@ def picture_settings(paths: Iterable[Path]) -> dict[str, Any]:
     seeds = sorted({record["seed"] for record in told if isinstance(record.get("seed"), int)})
     whole = len(seeds) > 1 and seeds == list(range(seeds[0], seeds[-1] + 1))
     settings["seeds"] = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds)) or None
-    settings["pictures_without_settings"] = len(records) - len(told)
-    return {name: value for name, value in settings.items() if value not in (None, "", {}, 0)}
+    settings["pictures_without_settings"] = len(records) - len(told) or None
+    return {name: value for name, value in settings.items() if value not in (None, "", {})}
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

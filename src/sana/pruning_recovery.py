@@ -163,7 +163,8 @@ def _trained(
     try:
         trainer = Trainer.start_or_resume(student, distillation, optimizer, batches, config, settings=settings)
     except CheckpointError as error:
-        raise ValueError(f"{error}. To recover from the beginning, remove {config.run_dir}") from error
+        remedy = f"remove {config.run_dir} to recover from the beginning"
+        raise ValueError(str(error).replace("pass allow_changes=True", remedy)) from error
     if not trainer.fit():
         raise InterruptedError(f"recovery was stopped: the same call goes on from {config.run_dir}")
     device = next(student.parameters()).device

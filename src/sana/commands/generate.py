@@ -99,6 +99,7 @@ def generate(
         settings = {
             "model": model,
             **({"loras": dict(loras)} if loras else {}),
+            "sampler": "sCM" if pipeline.is_sprint else "Flow-DPM-Solver",
             "steps": pipeline.facts.steps_for(pipeline.is_sprint) if steps is None else steps,
             "guidance_scale": pipeline.facts.guidance_scale if cfg is None else cfg,
             "negative_prompt": negative,
@@ -116,7 +117,7 @@ def generate(
             from sana.geneval_drawing import draw_geneval
 
             height, width = pipeline.sizes(height, width)[1]
-            settings |= {"height": height, "width": width, "dtype": dtype, "quantize": quantize}
+            settings |= {"height": height, "width": width, "dtype": dtype, "quantize": quantize, "kernels": kernels}
             draw_geneval(
                 partial(draw, progress=False),
                 metadata,

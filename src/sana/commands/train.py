@@ -100,10 +100,9 @@ def _train_cascade(
 
     cascade = read_cascade(run, changes)
     with process_group():
+        # The shards of a finished stage may be gone: a folder without any is none to verify.
         for folder in dict.fromkeys(stage.settings.data.shards for stage in cascade.stages) if verify else ():
-            verify_folder(
-                folder, progress=cascade.stages[0].settings.train.progress
-            )  # gone with a finished stage, maybe
+            verify_folder(folder, progress=cascade.stages[0].settings.train.progress)
         stopped = train_cascade(cascade, device=usable_device(device), resume=resume, allow_changes=allow_changes)
     last = Path(cascade.stages[-1].settings.train.run_dir)
     _say(last / "model" if stopped is None else f"stopped in stage {stopped}: go on with --resume")

@@ -57,7 +57,8 @@ def save_prompt(
 ) -> None:
     """Write one prompt's folder as GenEval's generator does: DIR/00007/metadata.jsonl, DIR/00007/samples/00000.png.
 
-    The metadata comes last, so that a folder that has it has all images. Raises ValueError as `read_metadata` does.
+    The metadata comes last, so that a folder that has it has all images; those that are there may be left out.
+    Raises ValueError as `read_metadata` does.
     """
     check_metadata(metadata, f"the metadata of prompt {number}")
     folder = Path(directory) / f"{number:05}"
