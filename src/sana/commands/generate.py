@@ -96,7 +96,7 @@ def generate(
         )
         for source, scale in loras:
             pipeline.load_lora(source, scale=scale)
-        settings = {
+        settings: dict[str, Any] = {
             "model": model,
             **({"loras": dict(loras)} if loras else {}),
             "sampler": "sCM" if pipeline.is_sprint else "Flow-DPM-Solver",
