@@ -14,7 +14,7 @@ CARD = "---\ntags: [sana]\n---\n# A model\n"
 @pytest.fixture
 def hub(monkeypatch):
     """What a Hub has of one repository, and what came."""
-    state = SimpleNamespace(private=True, card=None, uploads=[])
+    state = SimpleNamespace(private=True, pipeline=False, card=None, uploads=[])
 
     class Api:
         def __init__(self, token):
@@ -27,7 +27,7 @@ def hub(monkeypatch):
             return SimpleNamespace(private=state.private)
 
         def file_exists(self, repo, name):
-            return state.card is not None
+            return state.pipeline if name == "model_index.json" else state.card is not None
 
         def upload_folder(self, *, repo_id, folder_path, commit_message, delete_patterns):
             files = {path.name: path.read_text() for path in folder_path.iterdir()}
@@ -85,3 +85,10 @@ def test_weights_that_are_not_finite_are_named():
     check_finite({name: weights[name].to(torch.float8_e5m2) if name == "e" else weights[name] for name in "ef"})
     with pytest.raises(ValueError, match="a, b, c and 1 more hold NaN or infinity"):
         check_finite(weights)
+
+
+def test_a_part_is_not_put_beside_a_pipeline_where_nobody_would_load_it(hub, push):
+    hub.pipeline = True
+    with pytest.raises(ValueError, match="me/model holds a pipeline, whose parts lie in folders"):
+        push()
+    assert hub.uploads == []

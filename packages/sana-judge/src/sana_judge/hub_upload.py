@@ -31,12 +31,16 @@ def upload(
         token: Of the Hub; None is the one that `hf auth login` stored or HF_TOKEN names.
 
     Raises:
-        ValueError: private is asked of a repository that is public.
+        ValueError: private is asked of a repository that is public, or it holds a whole pipeline.
     """
     api = HfApi(token=token)
     api.create_repo(repo, private=private, exist_ok=True)
     if private and not api.model_info(repo).private:
         raise ValueError(f"{repo} is public: make it private in its settings, or publish under another name")
+    if api.file_exists(repo, "model_index.json"):
+        raise ValueError(
+            f"{repo} holds a pipeline, whose parts lie in folders: publish all of it, or give another name"
+        )
     has_card = api.file_exists(repo, _CARD)
     if licence is not None or not has_card:
         text = ModelCard.load(repo, token=token) if has_card else ModelCard(card)
