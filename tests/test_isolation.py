@@ -47,3 +47,11 @@ def test_the_ranges_of_sana_admit_the_versions_of_the_tree():
     for package in PACKAGES:
         text = (ROOT / "packages" / package / "pyproject.toml").read_text()
         assert ranges[package].contains(tomllib.loads(text)["project"]["version"]), package
+
+
+@pytest.mark.parametrize("name", ["hub_download.py", "hub_upload.py"])
+def test_what_isolation_makes_several_packages_hold_does_not_drift(name):
+    """The rule's price: the same file in three packages. A mend of one is a mend of all."""
+    twins = sorted(ROOT.glob(f"packages/*/src/*/{name}"))
+    texts = {path.read_text(encoding="utf-8").replace(path.parts[-4], "PACKAGE") for path in twins}
+    assert (len(twins), len(texts)) == (3, 1)
