@@ -137,6 +137,7 @@ def test_a_form_or_model_that_is_not_there_is_said(images, labellers):
     assert not out.exists()
 
 
+@pytest.mark.filterwarnings("always:.* when manifest.parquet was written")
 def test_a_pass_that_stops_lists_what_it_skipped(images, labellers):
     assert CliRunner().invoke(app, ["index-dataset", str(images), "--no-progress"]).exit_code == 0
     tar = images / "0.tar"
