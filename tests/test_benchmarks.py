@@ -118,6 +118,7 @@ def test_the_suite_for_a_gpu_needs_no_installed_packages_of_this_tree(tmp_path):
 
 
 def test_a_gpu_is_given_every_size_and_type_of_the_kernels_without_diffusers():
+    pytest.importorskip("triton", reason="needs triton, which a GPU's machine has")
     calls = commands(GPU)
     assert not any("gpu" in call for call in calls)
     assert {path for *_, path in calls} >= {path for path in GPU_TESTS if path.endswith(".py")}

@@ -53,5 +53,7 @@ def test_the_ranges_of_sana_admit_the_versions_of_the_tree():
 def test_what_isolation_makes_several_packages_hold_does_not_drift(name):
     """The rule's price: the same file in three packages. A mend of one is a mend of all."""
     twins = sorted(ROOT.glob(f"packages/*/src/*/{name}"))
+    if not any(ROOT.glob("packages/*/src/**/*.py")):
+        pytest.skip("the sources are elsewhere: wheels are tested")
     texts = {path.read_text(encoding="utf-8").replace(path.parts[-4], "PACKAGE") for path in twins}
     assert (len(twins), len(texts)) == (3, 1)
