@@ -3,11 +3,13 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from recipes.emoji import grow
-from recipes.emoji.grow_model import Scenes
+from recipes.emoji.grow_model import Scenes, embedded_model
 from recipes.emoji.grow_report import _cost, steps_to
+from sana_dit import SanaTransformer
+from sana_train.metrics import read_metrics
 
 
 @pytest.fixture
@@ -16,7 +18,7 @@ def latents(tmp_path):
     folder.mkdir()
     draw = torch.Generator().manual_seed(0)
     tokens = torch.zeros(140, 4, 32, dtype=torch.int16)
-    tokens[:, :, :3] = torch.randint(1, 600, (140, 4, 3), generator=draw, dtype=torch.int16)
+    tokens[:, :, :3] = torch.randint(1, 100, (140, 4, 3), generator=draw, dtype=torch.int16)
     shard = {"latents": torch.randn(140, 32, 4, 4, generator=draw).half(), "tokens": tokens}
     save_file(shard, folder / "0.safetensors", metadata={"scaling_factor": "0.5"})
     return folder
@@ -42,6 +44,36 @@ def test_every_arm_is_trained_and_reported(experiment, tmp_path):
     assert all(arm["runs"] == 1 and arm["failed"] == 0 for arm in report["arms"].values())
     assert report["arms"]["scratch"]["steps_saved"] is report["arms"]["parent"]["steps_saved"] is None
     assert (tmp_path / "out" / "growth-emoji.png").stat().st_size > 0
+
+
+def test_a_growth_that_carries_the_optimizer_goes_on_from_its_parents_step(experiment, tmp_path):
+    experiment("--arms", "partial_preservation-0-carried")
+    folder = tmp_path / "out" / "partial_preservation-0-carried-0"
+    assert [line["step"] for line in read_metrics(folder) if "loss" in line] == [7, 8, 9]  # the parent took 6
+    report = json.loads((tmp_path / "out" / "growth-emoji.json").read_text())
+    assert [step for step, _ in report["runs"][1]["curve"]] == [1, 2, 3]
+
+
+def test_the_embedded_model_is_grown_and_its_text_encoder_left_alone(latents, tmp_path, monkeypatch):
+    where = ["--latents", str(latents), "--out", str(tmp_path), "--device", "cpu", "--parent", "embedded"]
+    sizes = ["--steps", "2", "--seeds", "1", "--depth", "9", "--batch-size", "2"]
+    monkeypatch.setattr(sys, "argv", ["grow", *where, *sizes, "--arms", "scratch", "partial_preservation-0"])
+    grow.main()
+    report = json.loads((tmp_path / "growth-embedded.json").read_text())
+    parent, grown = (report["arms"][arm] for arm in ("parent", "partial_preservation-0"))
+    runs = {run["arm"]: run for run in report["runs"]}
+    assert runs["partial_preservation-0"]["loss_at_start"] == pytest.approx(runs["parent"]["curve"][0][1], rel=1e-6)
+    assert parent["runs"] == grown["runs"] == 1
+    trained = SanaTransformer.from_pretrained(tmp_path / "partial_preservation-0-0" / "model" / "transformer")
+    assert len(trained.blocks) == 9
+    text_encoder = load_file(tmp_path / "partial_preservation-0-0" / "model" / "text_encoder" / "model.safetensors")
+    for name, weight in embedded_model().text_encoder.state_dict().items():
+        assert torch.equal(text_encoder[name], weight)
+
+
+def test_a_parent_without_a_run_has_no_optimizer_state_to_carry(experiment):
+    with pytest.raises(SystemExit, match="no optimizer state to carry"):
+        experiment("--parent", "embedded", "--arms", "partial_preservation-0-carried")
 
 
 def test_runs_can_be_made_one_by_one_and_merged(experiment, tmp_path):

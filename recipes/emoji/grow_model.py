@@ -1,5 +1,6 @@
-"""A velocity model with a word table, small enough to be trained many times, and the scenes that it is trained on."""
+"""The models that are grown, small enough to be trained many times, and the scenes that they are trained on."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from recipes.emoji.train_transformer import CaptionedTransformer
+from sana import SanaPipeline
 from sana_dit import SanaConfig, SanaTransformer
 
 MAX_TOKENS = 12  # of an English caption; the longest has 9
@@ -32,6 +35,16 @@ class CaptionedVelocity(nn.Module):
         """Velocity of latents (B, C, h, w) under captions given as token ids (B, L)."""
         velocity: Tensor = self.transformer(latents, timestep, self.words(tokens) + self.places, mask)
         return velocity
+
+
+def embedded_model(depth: int | None = None) -> CaptionedTransformer:
+    """The embedded transformer behind its text encoder, which stays as it is; given a depth, an untrained one."""
+    pipeline = SanaPipeline.embedded()
+    transformer = pipeline.transformer
+    if depth is not None:
+        transformer = SanaTransformer(dataclasses.replace(transformer.config, num_layers=depth))
+    text_encoder = pipeline.caption_encoder.text_encoder.requires_grad_(False)
+    return CaptionedTransformer(text_encoder, transformer).float()
 
 
 class Scenes:

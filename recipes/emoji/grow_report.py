@@ -18,8 +18,8 @@ LAST = 3  # validations whose mean is the loss that a run ends with
 Curve = list[tuple[int, float]]
 
 
-def write_report(out: Path, *, settings: Mapping[str, Any], results: Path) -> Path:
-    """Write growth-emoji.json and growth-emoji.png into `results` from the finished runs in `out`; returns the first.
+def write_report(out: Path, *, settings: Mapping[str, Any], path: Path) -> Path:
+    """Write what the finished runs in `out` say to `path`, and a plot beside it; returns the path.
 
     Raises:
         FileNotFoundError: no run in `out` is finished.
@@ -36,9 +36,9 @@ def write_report(out: Path, *, settings: Mapping[str, Any], results: Path) -> Pa
         "arms": {arm: _summary(of_arm, scratch, settings) for arm, of_arm in arms.items()},
         "runs": runs,
     }
-    path = write_result(report, "growth-emoji", results / "growth-emoji.json")
-    plot(report, path.with_suffix(".png"))
-    return path
+    written = write_result(report, path.stem, path)
+    plot(report, written.with_suffix(".png"))
+    return written
 
 
 def steps_to(curve: Curve, loss: float) -> float | None:
@@ -87,9 +87,12 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
 def _run(folder: Path) -> dict[str, Any]:
     lines = read_metrics(folder)
     trained = [line for line in lines if "loss" in line and "skipped" not in line]
+    facts = json.loads((folder / "result.json").read_text())
+    begun = facts.pop("begun_at", 0)
+    start = [(0, facts["loss_at_start"])] if "loss_at_start" in facts else []
     return {
-        **json.loads((folder / "result.json").read_text()),
-        "curve": [(line["step"], line["val/loss"]) for line in lines if "val/loss" in line],
+        "curve": start + [(line["step"] - begun, line["val/loss"]) for line in lines if "val/loss" in line],
+        **facts,
         "greatest_grad_norm": max((line["grad_norm"] for line in trained), default=None),
         "skipped_steps": sum("skipped" in line for line in lines),
     }
@@ -109,10 +112,12 @@ def _summary(runs: Sequence[dict[str, Any]], scratch: Mapping[int, Any], setting
         "failed": sum("failed" in run for run in runs),
         "final_loss": statistics.fmean(finals) if finals else None,
         "final_losses": finals,
-        "greatest_grad_norm": max(run["greatest_grad_norm"] for run in runs),
+        "greatest_grad_norm": max(
+            (run["greatest_grad_norm"] for run in runs if run["greatest_grad_norm"]), default=None
+        ),
         "steps_to_the_loss_of_scratch": reached,
         "steps_saved": 1 - mean / settings["steps"] if always and grown else None,
-        "cost_saved_with_parent": 1 - _cost(mean, settings) if always and grown else None,
+        "cost_saved_with_parent": 1 - _cost(mean, settings) if always and grown and settings["parent_steps"] else None,
         "seconds_per_run": statistics.fmean(run["seconds"] for run in runs),
     }
 
