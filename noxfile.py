@@ -143,6 +143,16 @@ def test_oldest(session: nox.Session, package: str) -> None:
     session.run("pytest", f"packages/{package}/tests", *session.posargs)
 
 
+@nox.session(name="test-torch-2.11", default=False)
+@nox.parametrize("package", [*PACKAGES, "sana-suite"], ids=[*PACKAGES, "sana-suite"])
+def test_earlier_torch(session: nox.Session, package: str) -> None:
+    """Test with torch 2.11 and triton 3.6; on Linux they bring CUDA, 5 GB of it."""
+    home = ROOT if package == "sana-suite" else ROOT / "packages" / package
+    ours = ["-e", ".", *editable(*PACKAGES)] if package == "sana-suite" else editable(package)
+    session.install(*ours, *group("test", home), "-c", str(ROOT / "constraints" / "torch-2.11.txt"))
+    session.run("pytest", str(home / "tests"), *session.posargs)
+
+
 @nox.session(default=False)
 def release(session: nox.Session) -> None:
     """Build one package and check that its tag may be released: nox -s release -- sana-dit-v0.1.0."""
@@ -172,10 +182,12 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def soak(session: nox.Session) -> None:
-    """Kill runs of training and of best-of-N at random moments, and compare them with runs left alone."""
-    packages = ("sana-train", "sana-scale")
+    """Compile every kernel; kill runs of training and of best-of-N at random moments and compare them with others."""
+    packages = ("sana-ae", "sana-dit", "sana-train", "sana-scale")
     groups = [line for package in packages for line in group("test", ROOT / "packages" / package)]
     session.install(*editable(*packages), *groups, *CONSTRAINTS)
+    for package in ("sana-ae", "sana-dit", "sana-train"):
+        session.run("pytest", f"packages/{package}/tests/kernels", "--every-kernel", "-q")
     for script, result in (
         ("sana-train/tests/processes/soak_kills", "soak-kills"),
         ("sana-scale/tests/soak_best_of_n", "soak-best-of-n"),
