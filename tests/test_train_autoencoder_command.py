@@ -11,7 +11,8 @@ from sana.autoencoder_settings import read_autoencoder_run
 from sana.autoencoder_training import make_autoencoder_trainer
 from sana.commands import app
 from sana_ae import DCAE
-from sana_ae.training import HIGH_RESOLUTION_LATENT, LOW_RESOLUTION_FULL, LOW_RESOLUTION_REFINEMENT
+from sana_ae.training import HIGH_RESOLUTION_LATENT, LOW_RESOLUTION_FULL, LOW_RESOLUTION_REFINEMENT, InceptionV3
+from sana_ae.training.inception import published_name
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "dc_ae_f32c32"
 
@@ -65,6 +66,10 @@ def train(*arguments):
     return CliRunner().invoke(app, ["train-autoencoder", "run.toml", "--device", "cpu", "--no-progress", *arguments])
 
 
+def metrics(run):
+    return [json.loads(line) for line in Path(f"{run}/metrics.jsonl").read_text().splitlines()]
+
+
 def refinement(*arguments):
     """The third phase of the model that the first one made, whose shape it takes over."""
     text = RUN.partition("[autoencoder]")
@@ -84,10 +89,19 @@ def test_a_phase_ends_in_a_model_whose_latents_have_a_measured_scale(folder):
         latents = model.encode(torch.stack(images).permute(0, 3, 1, 2) / 127.5 - 1)
     # The crops that it was measured on are the middle of the images, resized: noise in, noise out, some percent apart.
     assert 0.7 < float(latents.std()) * model.config.scaling_factor < 1.4
-    lines = [json.loads(line) for line in Path("full/metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "val/psnr" in line] == [2, 4]
+    assert [line["step"] for line in metrics("full") if "val/psnr" in line] == [2, 4]
     with Image.open("full/samples/step-00000004/reconstructions.png") as sheet:
         assert sheet.size == (64, 64)
+
+
+def test_rfid_is_logged_where_there_is_an_inception(folder):
+    weights = {published_name(name): tensor for name, tensor in InceptionV3().state_dict().items()}
+    torch.save(weights, "inception.pth")
+    result = train("--set=validation.inception=inception.pth", "--set=train.validate_every=4")
+    assert result.exit_code == 0, result.output
+    [measured] = [line for line in metrics("full") if "val/psnr" in line]
+    assert 0 < measured["val/rfid"] < float("inf")
+    Path("inception.pth").unlink()  # 90 MB
 
 
 def test_a_killed_run_is_resumed_to_the_same_bits(folder):
@@ -123,10 +137,7 @@ def test_activations_can_be_recomputed(folder):
     assert train().exit_code == 0
     result = train("--set", "train.activation_checkpointing=true", "--set", "train.run_dir=recomputed")
     assert result.exit_code == 0, result.output
-    losses = [
-        [json.loads(line).get("loss") for line in Path(f"{run}/metrics.jsonl").read_text().splitlines()]
-        for run in ("full", "recomputed")
-    ]
+    losses = [[line.get("loss") for line in metrics(run)] for run in ("full", "recomputed")]
     assert losses[0] == losses[1]
 
 
@@ -148,6 +159,9 @@ def test_recomputed_are_blocks_and_not_whole_stages(folder):
         ("data.batch_size=11", "10 usable images and batch_size is 11"),
         ("train.validate_every=-1", "[train] validate_every is -1"),
         ("perception.vgg16=none.pth", "[perception] lacks heads"),
+        ("validation.inception=none.pth", "there is no file none.pth: download pt_inception-2015-12-05-6726825d.pth"),
+        ("validation.inception=run.toml", "run.toml holds more than tensors"),
+        ("validation.inception=1", "[validation] inception is 1; it must be a text in quotes"),
         ("objective.shift=3.0", "has a section [objective]"),
     ],
 )
@@ -156,6 +170,12 @@ def test_bad_settings_are_refused_in_one_line(folder, change, message):
     assert result.exit_code == 2
     assert message in result.output
     assert not Path("full").exists()
+
+
+def test_rfid_of_one_image_is_refused(folder):
+    result = train("--set=validation.inception=inception.pth", "--set=validation.count=1")
+    assert result.exit_code == 2
+    assert "[validation] count is 1 and inception inception.pth: rFID needs at least 2 images" in result.output
 
 
 def test_the_recipes_are_the_three_phases():

@@ -64,17 +64,23 @@ class ImageSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldOutSettings:
-    """[validation]: folder of held-out images, how many are measured, how many of them are drawn as samples."""
+    """[validation]: folder of held-out images, how many are measured, how many of them are drawn as samples.
+
+    `inception` is the file of FID's Inception, pt_inception-2015-12-05-6726825d.pth; with it rFID is measured too.
+    """
 
     images: str
     count: int = 64
     samples: int = 8
     batch_size: int = 8
+    inception: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("count", "samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.inception is not None and self.count < 2:
+            raise ValueError(f"count is {self.count} and inception {self.inception}: rFID needs at least 2 images")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from sana.autoencoder_settings import AutoencoderRun, AutoencoderSettings, PerceptionSettings
+from sana.autoencoder_settings import AutoencoderRun, AutoencoderSettings
 from sana.catalog import locate
 from sana.pixels import to_pil
 from sana.png import save_png
@@ -20,6 +20,7 @@ from sana_ae.training import (
     AdversarialAutoencoder,
     AutoencoderObjective,
     ImageFolder,
+    InceptionV3,
     ReconstructionValidation,
     as_images,
     recompute_blocks,
@@ -35,17 +36,17 @@ def make_autoencoder_trainer(
     """The trainer of a run, ready to `fit()`; see `sana.training_run.make_trainer`.
 
     Raises:
-        FileNotFoundError: images or a checkpoint are not there.
+        FileNotFoundError: images, a checkpoint or the weights of a measure are not there.
         ValueError: images, phase and autoencoder do not go together.
         CheckpointError: the run cannot be resumed with these settings.
     """
+    perceptual, inception = _lpips(run, device), _inception(run, device)  # wrong files show before folders are searched
     images = training_images(run)
     torch.manual_seed(run.train.seed)
     model = AdversarialAutoencoder(make_autoencoder(run.autoencoder), run.phase)
     if run.train.activation_checkpointing:
         recompute_blocks(model.autoencoder)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    perceptual = None if run.perception is None else _lpips(run.perception, device)
     held_out = None if run.validation is None else _held_out(run)
     # The trainer would recompute whole stages, which keeps more than `recompute_blocks` does.
     config = replace(run.train, activation_checkpointing=False)
@@ -57,7 +58,7 @@ def make_autoencoder_trainer(
         _optimizer(run),
         images,
         config,
-        validation=_validation(run, held_out, perceptual),
+        validation=_validation(run, held_out, perceptual, inception),
         sample=_samples(run, held_out),
         settings=_fixed(run, images),
         **options,
@@ -138,8 +139,16 @@ def _fixed(run: AutoencoderRun, images: ImageFolder) -> dict[str, Any]:
     }
 
 
-def _lpips(settings: PerceptionSettings, device: torch.device) -> LPIPS:
-    return LPIPS.from_files(vgg16=settings.vgg16, heads=settings.heads).to(device)
+def _lpips(run: AutoencoderRun, device: torch.device) -> LPIPS | None:
+    if run.perception is None:
+        return None
+    return LPIPS.from_files(vgg16=run.perception.vgg16, heads=run.perception.heads).to(device)
+
+
+def _inception(run: AutoencoderRun, device: torch.device) -> InceptionV3 | None:
+    if run.validation is None or run.validation.inception is None or run.train.validate_every == 0:
+        return None
+    return InceptionV3.from_file(run.validation.inception).to(device)
 
 
 def _held_out(run: AutoencoderRun) -> Tensor:
@@ -150,11 +159,15 @@ def _held_out(run: AutoencoderRun) -> Tensor:
     return folder.fixed(max(run.validation.count, run.validation.samples))
 
 
-def _validation(run: AutoencoderRun, held_out: Tensor | None, perceptual: LPIPS | None) -> Any:
+def _validation(
+    run: AutoencoderRun, held_out: Tensor | None, perceptual: LPIPS | None, inception: InceptionV3 | None
+) -> ReconstructionValidation | None:
     if held_out is None or run.validation is None or run.train.validate_every == 0:
         return None
     images = held_out[: run.validation.count]
-    return ReconstructionValidation(images, batch_size=run.validation.batch_size, perceptual=perceptual)
+    return ReconstructionValidation(
+        images, batch_size=run.validation.batch_size, perceptual=perceptual, features=inception
+    )
 
 
 def _samples(run: AutoencoderRun, held_out: Tensor | None) -> ReconstructionSamples | None:

@@ -2,6 +2,7 @@
 
 from sana_ae.training.discriminator import PatchDiscriminator
 from sana_ae.training.image_folder import ImageFolder
+from sana_ae.training.inception import InceptionV3
 from sana_ae.training.lpips import LPIPS
 from sana_ae.training.metrics import FrechetDistance, as_pixels, reconstruction_metrics
 from sana_ae.training.objective import AdversarialAutoencoder, AutoencoderObjective, Judged, Perceptual, as_images
@@ -25,6 +26,7 @@ __all__ = [
     "AutoencoderObjective",
     "FrechetDistance",
     "ImageFolder",
+    "InceptionV3",
     "Judged",
     "MultiScaleSSIM",
     "PatchDiscriminator",

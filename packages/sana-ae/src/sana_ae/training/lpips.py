@@ -1,6 +1,5 @@
 """LPIPS, a learned perceptual distance: weighed differences of VGG16's features (Zhang et al. 2018)."""
 
-from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Self
@@ -9,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sana_ae.checkpoint_reading import CheckpointFiles, read_weights
+from sana_ae.training.published_weights import check_published, read_published
 
 # The convolutions of each of VGG16's five slices, by their number among torchvision's `features`; a slice ends with a
 # ReLU, whose output is compared, and a pooling that halves the resolution.
@@ -44,9 +43,11 @@ class LPIPS(nn.Module):
         Either may be .safetensors; others are read with weights_only=True. The classifier of VGG16 is passed over.
         Raises FileNotFoundError, or ValueError where a file is damaged or lacks a tensor of the right shape.
         """
-        given = {name: tensor for name, tensor in _read(Path(vgg16)).items() if not name.startswith("classifier.")}
-        vgg = _checked(given, _vgg16_shapes(), Path(vgg16))
-        lines = _checked(_read(Path(heads)), _head_shapes(), Path(heads))
+        remedy = "download VGG16 from torchvision and the heads from LPIPS v0.1"
+        vgg, lines = (read_published(Path(path), remedy=remedy) for path in (vgg16, heads))
+        vgg = {name: tensor for name, tensor in vgg.items() if not name.startswith("classifier.")}
+        check_published(vgg, _vgg16_shapes(), Path(vgg16))
+        check_published(lines, _head_shapes(), Path(heads))
         model = cls()
         for number, (numbers, convolutions) in enumerate(zip(SLICES, model.slices, strict=True)):
             for place, convolution in zip(numbers, convolutions.children(), strict=True):
@@ -95,21 +96,3 @@ def _vgg16_shapes() -> dict[str, tuple[int, ...]]:
 
 def _head_shapes() -> dict[str, tuple[int, ...]]:
     return {f"lin{number}.model.1.weight": (1, width, 1, 1) for number, width in enumerate(WIDTHS)}
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}: download VGG16 from torchvision and the heads from LPIPS v0.1")
-    return read_weights(CheckpointFiles(weights=(path,), folder=path.parent), torch.device("cpu"))
-
-
-def _checked(given: Mapping[str, Tensor], shapes: dict[str, tuple[int, ...]], path: Path) -> Mapping[str, Tensor]:
-    wrong = [
-        f"{name} {tuple(given[name].shape) if name in given else 'missing'} instead of {shape}"
-        for name, shape in shapes.items()
-        if name not in given or tuple(given[name].shape) != shape
-    ]
-    wrong += [f"{name} unknown" for name in given if name not in shapes]
-    if wrong:
-        raise ValueError(f"{path} has not the weights wanted: {'; '.join(wrong[:4])} ({len(wrong)} in all)")
-    return given

@@ -1,8 +1,10 @@
 """How close reconstructions are: PSNR, SSIM, a perceptual distance and rFID, on 8-bit pixels (DC-AE, table 2)."""
 
+import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sana_ae.training.objective import Perceptual, as_images
@@ -27,7 +29,8 @@ def reconstruction_metrics(
     """Compare images (N, 3, H, W), in [-1, 1] or bytes, with what `reconstruct` makes of them.
 
     Gives "psnr" in dB, of the error over all images, and "ssim"; "lpips" where there is a `perceptual` distance;
-    "rfid" where there are `features`, a function of images in [-1, 1] that gives (B, D), such as Inception's pools.
+    "rfid" where there are `features`, a function of images in [-1, 1] that gives (B, D), such as `InceptionV3`; it
+    falls as images are added, so compare it with that of as many.
     Everything is measured in fp32 on the device of the images.
     """
     if not len(images):
@@ -71,31 +74,35 @@ class FrechetDistance:
 
     def compute(self) -> float:
         """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)). Raises ValueError below two images."""
-        (mean_a, covariance_a), (mean_b, covariance_b) = (moments.compute() for moments in self._sets.values())
-        # S1 S2 has the eigenvalues of the symmetric R' S2 R, where S1 = R R'.
-        values, vectors = torch.linalg.eigh(covariance_a)
-        root = vectors * values.clamp(min=0).sqrt()
-        cross = torch.linalg.eigvalsh(root.T @ covariance_b @ root).clamp(min=0).sqrt().sum()
-        distance = (mean_a - mean_b).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * cross
-        return float(distance)
+        (mean_a, root_a), (mean_b, root_b) = (moments.compute() for moments in self._sets.values())
+        # S1 S2 = A'A B'B has the eigenvalues of (A B')(A B')', whose roots are the singular values of A B'.
+        cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
+        distance = (mean_a - mean_b).square().sum() + root_a.square().sum() + root_b.square().sum() - 2 * cross
+        return float(distance.clamp(min=0))  # equal sets come out within rounding of 0, on either side
 
 
 class _Moments:
-    """Mean and covariance of features, in fp64 and without keeping them."""
+    """Mean m and covariance A'A of features (n, D), in fp64 and without keeping more than 2 D of them.
+
+    The triangle R of [1 X] = QR, (n, 1 + D), has sqrt(n) [1 m] in its first row, and sqrt(n - 1) A below it.
+    """
 
     def __init__(self) -> None:
         self.count = 0
-        self.total = torch.zeros(())
-        self.products = torch.zeros(())
+        self.rows: list[Tensor] = []
 
     def update(self, features: Tensor) -> None:
-        rows = features.double().cpu()  # not every accelerator has fp64
-        self.count += len(rows)
-        self.total = self.total + rows.sum(0)
-        self.products = self.products + rows.T @ rows
+        self.rows.append(F.pad(features.double().cpu(), (1, 0), value=1.0))  # not every accelerator has fp64
+        self.count += len(features)
+        if sum(map(len, self.rows)) > 2 * self.rows[-1].shape[1]:
+            self.rows = [self._triangle()]
 
     def compute(self) -> tuple[Tensor, Tensor]:
         if self.count < 2:
             raise ValueError(f"the Fréchet distance of {self.count} image(s) asked for; it needs at least two")
-        mean = self.total / self.count
-        return mean, (self.products - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        triangle = self._triangle()
+        return triangle[0, 1:] / triangle[0, 0], triangle[1:, 1:] / math.sqrt(self.count - 1)
+
+    def _triangle(self) -> Tensor:
+        triangle: Tensor = torch.linalg.qr(torch.cat(self.rows), mode="r").R
+        return triangle

@@ -14,7 +14,11 @@ class ReconstructionValidation:
         images: held-out images (N, 3, H, W), in [-1, 1] or bytes.
         batch_size: images of one forward pass.
         perceptual: also measure this distance, such as `LPIPS`; on the device of the model.
-        features: also measure rFID with these features; on the device of the model.
+        features: also measure rFID with these features, such as `InceptionV3`; on the device of the model. Published
+            figures are of tens of thousands of images: those of fewer are higher.
+
+    Raises:
+        ValueError: rFID is asked for of fewer than two images.
     """
 
     def __init__(
@@ -25,6 +29,8 @@ class ReconstructionValidation:
         perceptual: Perceptual | None = None,
         features: Features | None = None,
     ) -> None:
+        if features is not None and len(images) < 2:
+            raise ValueError(f"rFID of {len(images)} held-out image(s) asked for; give at least two, or no features")
         self.images = images
         self.batch_size = batch_size
         self.perceptual = perceptual
