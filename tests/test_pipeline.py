@@ -86,6 +86,22 @@ def test_a_seed_names_its_picture_whatever_else_is_drawn(pipeline):
     assert np.abs(np.asarray(alone).astype(int) - np.asarray(among)).max() <= 1
 
 
+def test_captions_are_read_again_only_for_other_prompts_or_another_number(small_folder):
+    class Noting(SanaPipeline):
+        def velocity(self, captions, negative, *, scale):
+            read.append(len(captions.mask))
+            return super().velocity(captions, negative, scale=scale)
+
+    pipeline, read = Noting.from_pretrained(small_folder, device="cpu"), []
+    pictures = pipeline("a cat", range(7), steps=2, batch_size=2, progress=False)
+    assert read == [2, 1]
+    alone = pipeline("a cat", [4, 5], steps=2, progress=False)  # the same batch shape: the same bits
+    assert pictures[4:6] == alone
+    read.clear()
+    pipeline(["a cat"] * 4 + ["a dog"] * 2, range(6), steps=1, batch_size=2, progress=False)
+    assert read == [2, 2]
+
+
 def test_prompts_and_seeds_pair_as_promised():
     assert pair("a", [1, 2]) == (["a", "a"], [1, 2])
     assert pair(["a", "b"], [1, 2]) == (["a", "b"], [1, 2])

@@ -79,7 +79,7 @@ def test_recomputing_a_forward_pass_adds_a_third_of_the_work(plan):
 def test_the_data_and_the_schedule_are_told(plan):
     lines = plan("train.warmup_steps=2", "train.decay_steps=1").lines
     assert lines["data"] == "8 samples (shards: 1, sizes: 1); 2 steps an epoch, 2.0 epochs"
-    assert lines["latents"] == "2x2 cells, 5 caption tokens"
+    assert lines["latents"] == "2x2 cells, at most 5 caption tokens"
     assert lines["step"] == "4 samples = 1 x 1 x 4 (processes x micro-batches x samples)"
 
 

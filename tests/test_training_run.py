@@ -10,9 +10,10 @@ from sana.run_settings import AdamWSettings, CAME8bitSettings, CAMESettings, Mod
 from sana.settings_reading import read_settings
 from sana.training_model import make_model, model_config
 from sana.training_optimizer import make_optimizer, query_key_value
-from sana.training_run import make_trainer
+from sana.training_run import make_trainer, training_data
 from sana_dit import SANA_1_5_1_6B, SanaTransformer
-from sana_train import CAME, CAME8bit, CheckpointError, FlowValidation, write_shard
+from sana_train import CAME, CAME8bit, CheckpointError, Draws, FlowMatching, FlowValidation, write_shard
+from sana_train.caption_padding import without_padding
 
 CPU = torch.device("cpu")
 
@@ -153,6 +154,29 @@ def test_the_same_weights_go_on_at_other_positions(settings, tmp_path):
     latents, time, caption = torch.randn(1, 4, 4, 4), torch.ones(1), torch.randn(1, 3, 8)
     assert not torch.allclose(model(latents, time, caption), source(latents, time, caption))
     assert all(weight.requires_grad and not weight.is_meta for weight in model.parameters())
+
+
+def test_a_step_on_captions_without_padding_has_the_gradients_of_one_on_all_tokens(settings):
+    draw = torch.Generator().manual_seed(1)
+    mask = torch.arange(40) < torch.tensor([3, 9, 2, 21, 1, 7, 16, 20])[:, None]
+    latents, caption = (torch.randn(8, *shape, generator=draw) for shape in ((4, 2, 2), (40, 8)))
+    write_shard("data/0.safetensors", latents, caption, mask, keys=list("abcdefgh"), scaling_factor=0.5)
+    config = settings("data.batch_size=8")
+    model = make_model(config.model, seed=0, device=CPU)
+    for block in model.blocks:  # a caption's part in an untrained model is small: make it count
+        torch.nn.init.normal_(block.cross_attn.to_out.weight)
+    model.null_caption = torch.randn(40, 8, generator=draw)
+    objective = FlowMatching(caption_dropout=0.5, null_caption=model.null_caption)
+    batch, results = training_data(config)(0), []
+    for given in (batch, without_padding(batch)):
+        loss = objective(model, given, Draws(0, 0, range(8)))
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        results.append((given["caption"].shape[1], loss, torch.cat([gradient.flatten() for gradient in gradients])))
+    (whole, expected_loss, expected), (cut, loss, found) = results
+    assert (whole, cut) == (40, 32)
+    # fp32 sums in another order, of two blocks
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-6, atol=0)
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
 
 
 def _spoil(path):

@@ -104,18 +104,15 @@ class SanaPipeline(PretrainedPipeline):
         drawn, wanted = self.sizes(height, width, binning=binning)
         captions, negative = self.encode(prompts, negative_prompt=negative_prompt, scale=scale, batch_size=batch_size)
         pictures: list[Image.Image] = []
+        read: list[str] = []  # the prompts that `velocity` is for
         with tqdm(total=steps * -(-len(seeds) // batch_size), unit="step", disable=not progress) as bar:
             for start in range(0, len(seeds), batch_size):
                 part = slice(start, start + batch_size)
-                chunk = Captions(captions.embeddings[part], captions.mask[part])
-                latents = self.denoise(
-                    chunk,
-                    negative,
-                    seeds[part],
-                    size=drawn,
-                    steps=steps,
-                    scale=scale,
-                    on_step=lambda step, x0: bar.update(),
+                if prompts[part] != read:  # else the transformer has read these captions
+                    read, chunk = prompts[part], Captions(captions.embeddings[part], captions.mask[part])
+                    velocity = self.velocity(chunk, negative, scale=scale)
+                latents = self.follow(
+                    velocity, seeds[part], size=drawn, steps=steps, on_step=lambda step, x0: bar.update()
                 )
                 for picture in to_pil(resize_and_crop(self.decode(latents), *wanted)):
                     pictures.append(picture)

@@ -33,7 +33,8 @@ class TrainingPlan:
         parameters: of the transformer.
         memory: bytes per GPU, by what they are for; their sum is what a GPU must have.
         offloaded: bytes of the weight average that stay in CPU memory.
-        flops_per_image: of one training step, divided by its samples: forward, backward and what is recomputed.
+        flops_per_image: of one training step, divided by its samples: forward, backward and what is recomputed. With
+            captions of full length: steps on shorter ones take up to a seventh less.
         lines: about model, batch, schedule and data, to be read by people.
         warnings: what will work and hardly be meant.
     """
@@ -79,7 +80,7 @@ def plan_training(settings: RunSettings, *, processes: int = 1) -> TrainingPlan:
             "model": _model_line(settings, config),
             "step": f"{settings.data.batch_size} samples = {processes} x {train.accumulate} x {samples} "
             "(processes x micro-batches x samples)",
-            "latents": f"{height}x{width} cells, {shape.tokens} caption tokens"
+            "latents": f"{height}x{width} cells, at most {shape.tokens} caption tokens"
             + (f" (assumed: {missing})" if missing else ""),
             "optimizer": _optimizer_line(settings),
             "learning rate": describe_schedule(train, settings.optimizer.lr),

@@ -55,6 +55,12 @@ def test_dropped_captions_become_the_null_caption():
     assert abs(dropped.float().mean().item() - 0.3) < 5 * 0.0145  # sqrt(0.3 * 0.7 / 1000)
 
 
+def test_shorter_captions_take_the_beginning_of_the_null_caption():
+    model, null = Recorder(), torch.arange(35.0).reshape(7, 5)
+    FlowMatching(caption_dropout=1.0, null_caption=null)(model, batch(2), Draws(0, 0, range(2)))
+    assert torch.equal(model.caption, null[:4].expand(2, -1, -1))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -117,6 +117,18 @@ def test_micro_batches_make_the_same_step(make_trainer, tmp_path):
         assert thrice.grad_norm == pytest.approx(once.grad_norm, rel=1e-5)
 
 
+@pytest.mark.parametrize(("settings", "seen"), [({}, 16), ({"compile": True}, 40)])
+def test_a_model_is_given_captions_without_padding_unless_it_is_compiled(make_trainer, settings, seen):
+    def padded(step):
+        mask = (torch.arange(40) < 5).float().expand(3, -1)
+        return {"latents": torch.zeros(3, 4, 2, 2), "caption": torch.ones(3, 40, 6), "caption_mask": mask, "key": "abc"}
+
+    trainer, shapes = make_trainer(batches=padded, **settings), []
+    trainer.model.register_forward_pre_hook(lambda model, args: shapes.append((args[2].shape, args[3].shape)))
+    trainer.train_step()
+    assert shapes == [((3, seen, 6), (3, seen))]
+
+
 def test_a_batch_that_cannot_be_divided_is_named(make_trainer):
     with pytest.raises(ValueError, match="a batch of 3 samples cannot be divided among 1 processes with 2"):
         make_trainer(accumulate=2).train_step()

@@ -21,10 +21,23 @@ class Divided:
 
 @pytest.mark.parametrize("batches", [whole, Divided()])
 def test_micro_batches_carry_their_own_slots(batches):
-    micro = list(share_at(batches, 3, accumulate=2).micro_batches())
+    share = share_at(batches, 3, TrainConfig(run_dir="", steps=9, accumulate=2))
+    micro = list(share.micro_batches())
     assert [slots for slots, _ in micro] == [range(2), range(2, 4)]
     assert [batch["key"] for _, batch in micro] == [["3-0", "3-1"], ["3-2", "3-3"]]
     assert micro[1][1]["latents"].tolist() == [32, 33]
+    assert share.keys == ["3-0", "3-1", "3-2", "3-3"]
+
+
+@pytest.mark.parametrize(("settings", "kept"), [({}, [32]), ({"accumulate": 2}, [16, 32]), ({"compile": True}, [60])])
+def test_each_micro_batch_has_captions_as_long_as_its_own_longest(settings, kept):
+    def padded(step):
+        mask = torch.arange(60) < torch.tensor([[3], [9], [2], [21]])
+        return whole(step) | {"caption": torch.ones(4, 60, 2), "caption_mask": mask}
+
+    share = share_at(padded, 0, TrainConfig(run_dir="", steps=9, **settings))
+    assert [batch["caption"].shape[1] for batch in share.batches] == kept
+    assert [batch["caption_mask"].shape[1] for batch in share.batches] == kept
 
 
 @pytest.mark.gpu
@@ -32,8 +45,8 @@ def test_shares_come_in_pinned_memory_where_there_is_a_gpu():
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     (share,) = upcoming(whole, [2], TrainConfig(run_dir="", steps=9))
-    assert share.batch["latents"].is_pinned()
-    assert share.pin_memory().batch["key"] == ["2-0", "2-1", "2-2", "2-3"]
+    assert share.batches[0]["latents"].is_pinned()
+    assert share.pin_memory().keys == ["2-0", "2-1", "2-2", "2-3"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -41,4 +54,4 @@ def test_shares_come_in_the_order_of_the_steps(workers):
     config = TrainConfig(run_dir="", steps=9, workers=workers)
     shares = list(upcoming(whole, [2, 5, 7], config))
     assert [share.step for share in shares] == [2, 5, 7]
-    assert shares[1].batch["key"] == ["5-0", "5-1", "5-2", "5-3"]
+    assert shares[1].keys == ["5-0", "5-1", "5-2", "5-3"]

@@ -27,7 +27,8 @@ class FlowMatching:
         shift: the flow shift of the timesteps; 3.0 up to 2K pixels, 6.0 at 4K.
         weighting: the density of times before the shift.
         caption_dropout: chance that a sample's caption is replaced by `null_caption`, for classifier-free guidance.
-        null_caption: (L, Dc) embedding of the empty caption. The caption's own mask stays, as NVlabs trains.
+        null_caption: (L, Dc) embedding of the empty caption, of which shorter captions take the beginning. The
+            caption's own mask stays, as NVlabs trains.
     """
 
     def __init__(
@@ -83,5 +84,5 @@ class FlowMatching:
             return caption
         assert self.null_caption is not None
         dropped = draws.uniform((len(caption),), "caption_dropout") < self.caption_dropout
-        null = self.null_caption.to(caption)
+        null = self.null_caption[: caption.shape[1]].to(caption)
         return torch.where(dropped.to(caption.device).view(-1, 1, 1), null, caption)

@@ -84,7 +84,7 @@ class TrainStep:
         """All gradients, then the verdict, which is the same everywhere since its numbers are; then the update."""
         total = torch.zeros((), dtype=summing_dtype(self._device), device=self._device)
         for slots, batch in share.micro_batches():
-            loss = self._loss(share.step, slots, batch) / share.accumulate
+            loss = self._loss(share.step, slots, batch) / len(share.batches)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         loss_sum, stops = summed(torch.stack([total, torch.full_like(total, stop.made)])).tolist()
@@ -100,8 +100,9 @@ class TrainStep:
     def _step_in_backward(self, share: Share, stop: StopRequest) -> tuple[float, float, str | None, bool]:
         """The verdict is on the loss alone: when the gradient is known, it has been used."""
         assert self.in_backward is not None
+        ((slots, batch),) = share.micro_batches()
         with self.in_backward.updating():
-            loss = self._loss(share.step, share.slots, share.batch)
+            loss = self._loss(share.step, slots, batch)
             value = loss.item()
             if skipped := self.guard.verdict(value, None):
                 return value, float("nan"), skipped, stop.made

@@ -199,7 +199,7 @@ class Trainer:
 
     def train_step(self) -> StepResult:
         """Take the step at `self.step` on its batch; nothing is logged or saved."""
-        result = self._take_step(share_at(self.batches, self.step, self.config.accumulate))
+        result = self._take_step(share_at(self.batches, self.step, self.config))
         self.step += 1
         return result
 
@@ -261,7 +261,7 @@ class Trainer:
             "lr": result.lr,
         }
         if result.skipped:
-            keys = gathered(share.batch["key"])
+            keys = gathered(share.keys)
             self._skipped[share.step] = keys
             self._append(line | {"skipped": result.skipped, "keys": keys})
             return

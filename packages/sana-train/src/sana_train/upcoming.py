@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sana_train.caption_padding import without_padding
 from sana_train.config import TrainConfig
 from sana_train.distributed import share_of
 from sana_train.objective import Batch, Batches, DividedBatches
@@ -21,20 +22,26 @@ class Share:
 
     step: int
     slots: range
-    batch: Batch
-    accumulate: int
+    batches: tuple[Batch, ...]
+
+    @property
+    def keys(self) -> list[str]:
+        """The names of all its samples."""
+        return [key for batch in self.batches for key in batch["key"]]
 
     def micro_batches(self) -> Iterator[tuple[range, Batch]]:
         """Yield each micro-batch and its slots."""
-        size = len(self.slots) // self.accumulate
-        for start in range(0, len(self.slots), size):
-            whole = size == len(self.slots)
-            yield self.slots[start : start + size], self.batch if whole else cut(self.batch, start, size)
+        size = len(self.slots) // len(self.batches)
+        for start, batch in zip(range(0, len(self.slots), size), self.batches, strict=True):
+            yield self.slots[start : start + size], batch
 
     def pin_memory(self) -> Self:
         """The same in pinned memory, from which a GPU copies while the CPU goes on; the DataLoader calls it."""
-        pinned = {name: x.pin_memory() if _is_on_cpu(x) else x for name, x in self.batch.items()}
-        return replace(self, batch=pinned)
+        return replace(self, batches=tuple(map(_pinned, self.batches)))
+
+
+def _pinned(batch: Batch) -> Batch:
+    return {name: x.pin_memory() if _is_on_cpu(x) else x for name, x in batch.items()}
 
 
 def _is_on_cpu(entry: Any) -> bool:
@@ -48,7 +55,7 @@ def cut(batch: Batch, start: int, size: int) -> Batch:
 
 def upcoming(batches: Batches, steps: list[int], config: TrainConfig) -> Iterator[Share]:
     """The shares of this process of the batches of `steps`, in their order."""
-    shares = _Shares(batches, steps, config.accumulate)
+    shares = _Shares(batches, steps, config)
     ahead = AHEAD if config.workers else None
     pin = torch.cuda.is_available()
     yield from DataLoader(shares, batch_size=None, num_workers=config.workers, prefetch_factor=ahead, pin_memory=pin)
@@ -57,32 +64,38 @@ def upcoming(batches: Batches, steps: list[int], config: TrainConfig) -> Iterato
 class _Shares(Dataset[Share]):
     """Any share by its place in the order; a worker may take any, since a batch is a function of its step."""
 
-    def __init__(self, batches: Batches, steps: list[int], accumulate: int) -> None:
+    def __init__(self, batches: Batches, steps: list[int], config: TrainConfig) -> None:
         self.batches = batches
         self.steps = steps
-        self.accumulate = accumulate
+        self.config = config
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __getitem__(self, index: int) -> Share:
-        return share_at(self.batches, self.steps[index], self.accumulate)
+        return share_at(self.batches, self.steps[index], self.config)
 
 
-def share_at(batches: Batches, step: int, accumulate: int) -> Share:
-    """This process's share of one step.
+def share_at(batches: Batches, step: int, config: TrainConfig) -> Share:
+    """This process's share of one step, captions without padding unless blocks are compiled.
 
     Raises:
         ValueError: the batch cannot be divided among the processes and micro-batches.
     """
     if isinstance(batches, DividedBatches):
-        slots = share_of(batches.batch_size, accumulate)
-        return Share(step, slots, batches.part(step, slots), accumulate)
-    batch = batches(step)
-    slots = share_of(len(batch["key"]), accumulate)
-    if len(slots) < len(batch["key"]):
-        batch = cut(batch, slots.start, len(slots))
-    return Share(step, slots, batch, accumulate)
+        slots = share_of(batches.batch_size, config.accumulate)
+        batch, first = batches.part(step, slots), 0
+    else:
+        batch = batches(step)
+        slots = share_of(len(batch["key"]), config.accumulate)
+        first = slots.start
+    size = len(slots) // config.accumulate
+    if size < len(batch["key"]):
+        parts = [cut(batch, start, size) for start in range(first, first + len(slots), size)]
+    else:
+        parts = [batch]
+    # PyTorch 2.13 compiles attention to captions of changing length into a backward pass that raises on a CPU.
+    return Share(step, slots, tuple(parts if config.compile else map(without_padding, parts)))
 
 
 def on_device(batch: Batch, device: Any) -> Batch:

@@ -11,6 +11,7 @@ from torch import nn
 from sana_train import CAME8bit, FlowMatching, FlowValidation, TrainConfig, Trainer
 
 BATCH = 4
+LENGTHS = (3, 9, 2, 33)  # of captions: the second process has longer ones than the first
 POISONED = 4  # the step whose last sample, which the last process gets, is not a number
 
 
@@ -27,7 +28,8 @@ class Blocks(nn.Module):
 
     def forward(self, latents, timestep, caption, caption_mask):
         self.seen += 1
-        x = self.first(latents.flatten(2).mT) + timestep.view(-1, 1, 1) / 1000
+        pooled = (caption * caption_mask[..., None]).sum(1, keepdim=True)
+        x = self.first(latents.flatten(2).mT) + timestep.view(-1, 1, 1) / 1000 + pooled
         for block in self.blocks:
             x = x + block(x)
         return self.last(x).mT.reshape(latents.shape).clone()  # FSDP2 warns of views
@@ -40,8 +42,8 @@ def batches(step: int) -> dict[str, object]:
         latents[-1] = float("nan")
     return {
         "latents": latents,
-        "caption": torch.zeros(BATCH, 1, 1),
-        "caption_mask": torch.ones(BATCH, 1),
+        "caption": torch.randint(-1, 2, (BATCH, 40, 1), generator=generator) / 64,  # their sums do not round
+        "caption_mask": (torch.arange(40) < torch.tensor(LENGTHS)[:, None]).float(),
         "key": [f"{step}-{slot}" for slot in range(BATCH)],
     }
 
