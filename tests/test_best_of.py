@@ -1,8 +1,10 @@
 import json
 import os
+import pickle
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +226,7 @@ def test_the_curve_is_written_as_json_and_as_a_picture(run, tmp_path):
         (["--prompts", "nowhere.txt"], "nowhere.txt"),
         (["a", "--size", "big"], "--size is 'big'"),
         (["a", "--quantize", "int2"], "--quantize is 'int2'"),
+        (["a", "--kernels", "triton"], "--kernels is 'triton'; it is reference or fused"),
     ],
 )
 def test_bad_options_are_one_line_and_leave_nothing(run, tmp_path, monkeypatch, arguments, message):
@@ -262,3 +265,19 @@ def test_executors_go_by_name(small_folder):
     sampler = shared.make_sampler()
     assert isinstance(sampler, PreviewingSampler)
     assert sampler("a cat", [1])[0].tobytes() == load_sampler(drawing)("a cat", [1])[0].tobytes()
+
+
+@pytest.mark.parametrize("kernels", ["fused", "reference"])
+def test_kernels_reach_the_samplers_of_every_executor(small_folder, kernels):
+    drawing = Drawing(model=str(small_folder), device="cpu", kernels=kernels)
+    workers = (make_executor(name, drawing, "embedded", workers=2).make_sampler for name in ("shared-dir", "ray"))
+    makers = pickle.loads(pickle.dumps([partial(load_sampler, drawing), *workers]))  # as they reach other processes
+    assert [make()._pipeline.kernels for make in makers] == [kernels] * 3
+
+
+def test_a_run_directory_knows_its_kernels(run, tmp_path):
+    ask = ("a cat", "-n", 2, "--out", tmp_path / "out", "--run-dir", tmp_path / "run")
+    assert run(*ask, "--kernels", "fused").exit_code == 0
+    other = run(*ask)
+    assert other.exit_code == 2
+    assert "kernels was 'fused' and is now 'reference'" in other.stderr

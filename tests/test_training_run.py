@@ -1,4 +1,5 @@
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from sana.training_model import make_model, model_config
 from sana.training_optimizer import make_optimizer, query_key_value
 from sana.training_run import make_trainer, training_data
 from sana_dit import SANA_1_5_1_6B, SanaTransformer
-from sana_train import CAME, CAME8bit, CheckpointError, Draws, FlowMatching, FlowValidation, write_shard
+from sana_train import CAME, CAME8bit, CheckpointError, Draws, FlowMatching, FlowValidation, TrainConfig, write_shard
 from sana_train.caption_padding import without_padding
+from sana_train.preparation import prepare
 
 CPU = torch.device("cpu")
 
@@ -55,6 +57,21 @@ def test_a_checkpoint_brings_its_weights_and_shape(settings, tmp_path):
         model = make_model(chosen, seed=0, device=CPU)
         assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
         assert torch.equal(model.final.proj.weight, source.final.proj.weight.bfloat16())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # inductor's own
+def test_a_compiled_block_learns_from_latents_of_several_sizes(settings):
+    plain = make_model(settings("model.num_layers=1").model, seed=0, device=CPU)
+    compiled = make_model(settings("model.num_layers=1").model, seed=0, device=CPU)
+    prepare(compiled, TrainConfig(run_dir="", steps=1, compile=True))
+    for size in ((4, 4), (2, 8)):
+        inputs = torch.randn(2, 4, *size), torch.tensor([7.0, 700.0]), torch.randn(2, 6, 8), torch.ones(2, 6)
+        for model in (plain, compiled):
+            model.zero_grad()
+            model(*inputs).square().mean().backward()
+        for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)  # sums in another order
 
 
 def test_the_embedded_model_can_be_trained_on(settings):

@@ -14,6 +14,7 @@ from PIL import Image
 from sana.catalog import EMBEDDED, locate
 from sana.contact_sheet import Entry, contact_sheets
 from sana.judges import EMBEDDED_JUDGE, load_judge
+from sana.kernels import Kernels
 from sana.pipeline import SanaPipeline
 from sana.png import save_png
 from sana_dit import Quantization
@@ -53,6 +54,7 @@ class Drawing:
     dtype: torch.dtype | None = None
     offload: bool = False
     quantize: Quantization | None = None
+    kernels: Kernels = "reference"
     loras: tuple[tuple[str, float], ...] = ()
 
     @property
@@ -94,6 +96,7 @@ def load_sampler(drawing: Drawing) -> PipelineSampler:
         dtype=drawing.dtype,
         quantize=drawing.quantize,
         offload=drawing.offload,
+        kernels=drawing.kernels,
     )
     for source, scale in drawing.loras:
         pipeline.load_lora(source, scale=scale)
@@ -162,6 +165,7 @@ def claim_run(run_dir: Path, drawing: Drawing, judge: str) -> None:
     """
     here = {"judge": judge, "model": drawing.model, **drawing.options}
     here |= {"dtype": drawing.dtype and str(drawing.dtype).removeprefix("torch."), "quantize": drawing.quantize}
+    here |= {"kernels": drawing.kernels}
     here |= {"loras": [[source, scale, _contents(source)] for source, scale in drawing.loras]}
     judge_folder = str(EMBEDDED_JUDGE) if judge == EMBEDDED else judge
     here |= {"model_contents": _contents(str(locate(drawing.model)[0])), "judge_contents": _contents(judge_folder)}

@@ -58,3 +58,16 @@ def test_compiled_blocks_give_the_same_gradients_and_names():
     for one, other in zip(gradients(plain), gradients(compiled), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)  # sums in another order
     assert list(plain.state_dict()) == list(compiled.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # inductor's own
+def test_blocks_stay_compiled_for_more_sizes_than_pytorch_puts_up_with():
+    class Twice(nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    model = nn.Sequential(nn.ModuleList([Twice()]))
+    prepare(model, TrainConfig(run_dir="", steps=1, compile=True))
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for size in range(2, 12):
+            assert torch.equal(model[0][0](torch.ones(size)), torch.full((size,), 2.0))

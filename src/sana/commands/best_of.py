@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sana.commands.generate import parsed_dtype, parsed_lora, parsed_quantization, parsed_size, slugs
+from sana.commands.generate import (
+    parsed_dtype,
+    parsed_kernels,
+    parsed_lora,
+    parsed_quantization,
+    parsed_size,
+    slugs,
+)
 from sana.commands.messages import messages
 from sana.judges import JUDGE_HELP
 
@@ -62,6 +69,7 @@ def best_of(
     device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1, mps or cpu.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     quantize: Annotated[str | None, typer.Option(help="int8 or nf4: weights in 8 or 4 bits.")] = None,
+    kernels: Annotated[str, typer.Option(help="reference (PyTorch), or fused: Triton on a GPU.")] = "reference",
     offload: Annotated[bool, typer.Option(help="Keep the caption encoder in CPU memory while drawing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, a record per prompt.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
@@ -92,6 +100,7 @@ def best_of(
             dtype=torch_dtype,
             offload=offload,
             quantize=parsed_quantization(quantize),
+            kernels=parsed_kernels(kernels),
             loras=tuple(map(parsed_lora, lora or ())),
         )
         kept = min(4, number) if keep is None else keep

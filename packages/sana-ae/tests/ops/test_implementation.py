@@ -20,6 +20,16 @@ def test_a_name_holds_inside_the_block_only():
     assert selected() == "reference"
 
 
+def test_blocks_of_several_threads_end_in_any_order():
+    first, second = ops.use("fused"), ops.use("fused")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert selected() == "fused"
+    second.__exit__(None, None, None)
+    assert selected() == "reference"
+
+
 def test_an_unknown_implementation_is_named():
     expected = "implementation is 'fastest'; it must be 'fused' or 'reference'"
     with pytest.raises(ValueError, match=expected), ops.use("fastest"):

@@ -1,4 +1,4 @@
-"""Poisoned memory, and the option that notes what kernels take."""
+"""Memory that is poisoned."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,11 +23,3 @@ def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
     for name in ("new_empty", "new_empty_strided"):
         monkeypatch.setattr(torch.Tensor, name, poisoned(getattr(torch.Tensor, name)))
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--note-kernel-resources",
-        action="store_true",
-        help="write the registers and shared memory of every kernel to kernel_resources.json",
-    )

@@ -26,6 +26,16 @@ def test_an_error_inside_the_block_puts_the_switch_back():
     assert selected() == "reference"
 
 
+def test_blocks_of_several_threads_end_in_any_order():
+    first, second = ops.use("fused"), ops.use("fused")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert selected() == "fused"
+    second.__exit__(None, None, None)
+    assert selected() == "reference"
+
+
 def test_an_unknown_implementation_is_named():
     with (
         pytest.raises(ValueError, match="implementation is 'fastest'; it must be 'fused' or 'reference'"),
@@ -37,6 +47,21 @@ def test_an_unknown_implementation_is_named():
 def test_tensors_on_the_cpu_are_not_fused():
     with ops.use("fused"):
         assert not can_fuse(torch.ones(2))
+
+
+@pytest.mark.parametrize("implementation", ["reference", "fused"])
+def test_a_batch_of_nothing_gives_nothing(implementation):
+    x, row = torch.ones(0, 6, 32, requires_grad=True), torch.ones(0, 32)
+    taps, bias, weight = torch.ones(32, 1, 3, 3), torch.ones(32), torch.ones(32)
+    with ops.use(implementation):
+        results = (
+            ops.gated_residual(x, x, row),
+            ops.modulated_norm(x, row, row),
+            ops.rms_norm(x, weight, eps=1e-5),
+            ops.linear_attention(x, x, x, num_heads=2, q_norm=weight, k_norm=weight),
+        )
+        assert ops.gated_depthwise(x, taps, bias, height=2, width=3).shape == (0, 6, 16)
+    assert {result.shape for result in results} == {x.shape}
 
 
 @pytest.mark.gpu

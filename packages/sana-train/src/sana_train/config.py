@@ -36,7 +36,7 @@ class TrainConfig:
         precision: "bf16" runs forward and backward under autocast, and gathers sharded weights in bf16. Weights and
             optimizer keep their own dtype, and gradients are summed over processes in fp32.
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
-        compile: torch.compile each block; captions then keep their padding, so that all batches have one length.
+        compile: torch.compile each block, for each size of latents; captions keep their padding, to be of one length.
         step_in_backward: update each parameter as soon as its gradient is there and free the gradient, so that the
             whole set never exists. One process; needs accumulate 1 and grad_clip None.
         spike_sigmas: a loss or gradient norm so many standard deviations above its running mean skips the step;

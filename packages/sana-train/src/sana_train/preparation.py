@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from sana_train.config import TrainConfig
 
+SIZES = 128  # that a block may be compiled for: public checkpoints have 33 to 40; PyTorch gives up after 8
+
 
 def prepare(model: nn.Module, config: TrainConfig) -> None:
     """Prepare `model` in place; where processes train together, its parameters become DTensors.
@@ -24,8 +26,9 @@ def prepare(model: nn.Module, config: TrainConfig) -> None:
         for block in blocks:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     if config.compile:
+        torch._dynamo.config.recompile_limit = max(SIZES, torch._dynamo.config.recompile_limit)
         for block in blocks:
-            block.compile()
+            block.compile(dynamic=False)  # one graph for all sizes of latents fails to compile on a CPU (PyTorch 2.13)
     if dist.is_initialized() and not isinstance(model, FSDPModule):
         _shard(model, blocks, torch.bfloat16 if config.precision == "bf16" else None)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from threading import Lock
 from typing import Literal
 
 import torch
@@ -12,7 +13,12 @@ Implementation = Literal["fused", "reference"]
 
 # The kernels agree with the references in Triton's interpreter and compile without spills, but have not run on a GPU
 # yet: until they have, they are asked for by name.
-_selected: Implementation = "reference"
+_DEFAULT: Implementation = "reference"
+_selected = _DEFAULT
+# One for each block that is open, oldest first: blocks of several threads end in any order. A thread has none of its
+# own, as autograd recomputes checkpointed blocks in another.
+_asked: dict[object, Implementation] = {}
+_lock = Lock()
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -34,19 +40,28 @@ def use(implementation: Implementation) -> Iterator[None]:
     """Makes every operation inside the `with` block run as named.
 
     "reference" (the default) is plain PyTorch everywhere. "fused" is Triton wherever it can run, and elsewhere the same
-    plain PyTorch.
+    plain PyTorch. All threads share the switch: of blocks that are open at once, the last to open holds.
 
     Raises:
         ValueError: The name is neither "fused" nor "reference".
     """
-    global _selected
     if implementation not in ("fused", "reference"):
         raise ValueError(f"implementation is {implementation!r}; it must be 'fused' or 'reference'")
-    before, _selected = _selected, implementation
+    block = object()
+    _set(block, implementation)
     try:
         yield
     finally:
-        _selected = before
+        _set(block, None)
+
+
+def _set(block: object, implementation: Implementation | None) -> None:
+    global _selected
+    with _lock:
+        _asked.pop(block, None)
+        if implementation is not None:
+            _asked[block] = implementation
+        _selected = next(reversed(_asked.values()), _DEFAULT)
 
 
 def selected() -> Implementation:

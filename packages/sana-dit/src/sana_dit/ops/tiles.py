@@ -7,8 +7,8 @@ import torch
 
 MAX_ROW = 8192  # elements of a token that a program holds in registers at once
 
-# Products of matrices in float32. TF32 rounds a factor to 11 bits, an eighth of what rounding the result to bfloat16
-# costs; float16 has 11 bits itself, so there the three products of tf32x3 make up for it.
+# Products of matrices in float32. Tensor cores cut factors off after the 11 bits of TF32, which costs a quarter of what
+# rounding the result to bfloat16 does; float16 has 11 bits itself: there the three products of tf32x3 make up for it.
 _TENSOR_CORES = {torch.bfloat16: "tf32", torch.float16: "tf32x3", torch.float32: "ieee"}
 _FLOAT32 = dict.fromkeys(_TENSOR_CORES, "ieee")
 

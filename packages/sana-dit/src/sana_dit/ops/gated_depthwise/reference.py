@@ -14,7 +14,7 @@ def gated_depthwise(u: Tensor, weight: Tensor, bias: Tensor, *, height: int, wid
         height: Rows of the token grid.
         width: Columns of the token grid.
     """
-    u = F.silu(u).reshape(u.shape[0], height, width, -1)  # (B, h, w, 2F)
+    u = F.silu(u).reshape(u.shape[0], height, width, u.shape[2])  # (B, h, w, 2F)
     u = u.permute(0, 3, 1, 2)  # (B, 2F, h, w), channels last in memory
     u = F.conv2d(u, weight, bias, padding=1, groups=u.shape[1])  # (B, 2F, h, w)
     value, gate = u.permute(0, 2, 3, 1).flatten(1, 2).chunk(2, dim=2)  # 2 x (B, N, F)

@@ -22,6 +22,7 @@ Factors = tuple[Tensor, Tensor]  # 1 / normaliser and the normaliser's gradient 
 
 _SUMMED_TOKENS = 256  # of a program that writes a state: 280 programs for 1024 tokens of 70 heads
 _SLICE = 32  # rows or columns of a state that the backward multiplies by at once: a whole one of 128 would spill
+_SHORT_SLICE = 16  # of rows of 128 in full float32, of which 32 took 255 registers, and spilled in float16
 
 
 def linear_attention(
@@ -217,7 +218,8 @@ def key_launch(
     arguments: dict[str, Any] = {"k": k, "v": v, "k_norm": k_norm, "k_scales": k_scales, "state_grads": state_grads}
     arguments |= {"k_grad": k_grad, "v_grad": v_grad, "tokens": k.shape[1]}
     constants = _constants(k, state_grads, k_norm, tiles)
-    constants["ROWS"] = min(_SLICE, constants["DIM"])
+    wide = constants["DIM"] == 128 and constants["PRECISION"] == "ieee"
+    constants["ROWS"] = _SHORT_SLICE if wide else min(_SLICE, constants["DIM"])
     return Launch(kernels.backward_of_key, _grid(k, state_grads, constants), arguments, constants)
 
 

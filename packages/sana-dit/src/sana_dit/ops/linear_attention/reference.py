@@ -38,7 +38,7 @@ def linear_attention(
     with _no_autocast(q.device.type):
         q, k = (F.relu(_normed(x, weight, norm_eps)).to(dtype) for x, weight in ((q, q_norm), (k, k_norm)))  # (B, N, D)
         q, k, values = (
-            x.reshape(*x.shape[:2], num_heads, -1).transpose(1, 2) for x in (q, k, v.to(dtype))
+            torch.unflatten(x, 2, (num_heads, -1)).transpose(1, 2) for x in (q, k, v.to(dtype))
         )  # (B, heads, N, D / heads)
         state = k.transpose(2, 3) @ values  # (B, heads, D / heads, D / heads)
         total = k.sum(2)[..., None]  # (B, heads, D / heads, 1)
@@ -56,5 +56,4 @@ def _normed(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 def _no_autocast(device_type: str) -> AbstractContextManager[object]:
     # Autocast would take the float32 products back to 16 bits; the meta device has none.
-    available = torch.amp.is_autocast_available(device_type)
-    return torch.autocast(device_type, enabled=False) if available else nullcontext()
+    return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
