@@ -79,6 +79,8 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
         yscale="log",
         title=f"{settings['parent_depth']} blocks grown to {settings['depth']}, mean and range of seeds",
     )
+    for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        formatted("{x:g}")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
