@@ -5,9 +5,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from recipes.emoji import grow
+from recipes.emoji import grow, grow_experiment
 from recipes.emoji.grow_model import Scenes, embedded_model
 from recipes.emoji.grow_report import _cost, steps_to
+from recipes.emoji.sprites import NOTO_COLOR_EMOJI
 from sana_dit import SanaTransformer
 from sana_train.metrics import read_metrics
 
@@ -54,6 +55,8 @@ def test_a_growth_that_carries_the_optimizer_goes_on_from_its_parents_step(exper
     assert [step for step, _ in report["runs"][1]["curve"]] == [1, 2, 3]
 
 
+@pytest.mark.skipif(not NOTO_COLOR_EMOJI.exists(), reason="no Noto Color Emoji here")
+@pytest.mark.emoji_font
 def test_the_embedded_model_is_grown_and_its_text_encoder_left_alone(latents, tmp_path, monkeypatch):
     where = ["--latents", str(latents), "--out", str(tmp_path), "--device", "cpu", "--parent", "embedded"]
     sizes = ["--steps", "2", "--seeds", "1", "--depth", "9", "--batch-size", "2"]
@@ -93,7 +96,7 @@ def test_a_finished_run_is_not_made_again(experiment, tmp_path):
 
 
 def test_a_run_that_is_stopped_is_not_taken_for_finished(experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr(grow.Trainer, "fit", lambda trainer: False)
+    monkeypatch.setattr(grow_experiment.Trainer, "fit", lambda trainer: False)
     with pytest.raises(SystemExit):
         experiment("--only", "parent:0")
     assert not (tmp_path / "out" / "parent-0" / "result.json").exists()
@@ -104,9 +107,31 @@ def test_an_arm_waits_for_its_parent(experiment):
         experiment("--only", "cyclic:0")
 
 
-def test_all_deep_models_of_a_seed_see_the_same_batches(latents):
-    one, two = (Scenes(latents, seed=4, batch_size=3) for _ in range(2))
-    assert one(7)["key"] == two(7)["key"] != Scenes(latents, seed=5, batch_size=3)(7)["key"]
+def test_all_deep_models_of_a_seed_see_the_same_batches(experiment, monkeypatch):
+    seen = {}
+
+    class Watched(Scenes):
+        def __call__(self, step):
+            batch = super().__call__(step)
+            seen.setdefault(self.seed, []).append(batch["key"])
+            return batch
+
+    monkeypatch.setattr(grow_experiment, "Scenes", Watched)
+    experiment("--arms", "scratch", "cyclic", "partial_preservation-0-carried")
+    assert set(seen) == {0, 1}  # the parent has an order of its own
+    assert len(seen[0]) == 9
+    assert seen[0][:3] == seen[0][3:6] == seen[0][6:]
+
+
+def test_a_folder_holds_runs_of_one_kind(experiment, tmp_path):
+    experiment("--only", "parent:0")
+    with pytest.raises(ValueError, match=r"other settings \(lr 0.001 -> 0.5\)"):
+        experiment("--only", "scratch:0", "--lr", "0.5")
+    monkeyed = ["grow", "--latents", "unused", "--out", str(tmp_path / "out"), "--report"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", monkeyed)
+        grow.main()
+    assert json.loads((tmp_path / "out" / "growth-emoji.json").read_text())["settings"]["steps"] == 3
 
 
 def test_scenes_for_validation_are_never_trained_on(latents):

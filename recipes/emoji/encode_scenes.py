@@ -24,6 +24,7 @@ from sana_ae import DCAE
 MAX_TOKENS = 32
 SHARD = 2000
 TOKENIZER_SCENES = 20_000
+FIRST_HELD_OUT = 10_000_000  # scenes far beyond those that any run trains on
 
 
 def tokenize(texts: list[str], tokenizer: GemmaTokenizer) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from recipes.emoji.encode_scenes import FIRST_HELD_OUT, encode_shard
+from recipes.emoji.sprites import FontSprites, SpriteSheet
 from recipes.emoji.train_transformer import CaptionedTransformer
 from sana import SanaPipeline
 from sana_dit import SanaConfig, SanaTransformer
@@ -47,16 +49,27 @@ def embedded_model(depth: int | None = None) -> CaptionedTransformer:
     return CaptionedTransformer(text_encoder, transformer).float()
 
 
+def scenes_unseen_by_embedded() -> dict[str, Any]:
+    """Scenes that the embedded model has never met: it was trained on all shards."""
+    pipeline = SanaPipeline.embedded()
+    indices = range(FIRST_HELD_OUT, FIRST_HELD_OUT + HELD_OUT)
+    tokenizer = pipeline.caption_encoder.tokenizer
+    scenes = encode_shard(pipeline.autoencoder, tokenizer, SpriteSheet(FontSprites()), indices)
+    latents = scenes["latents"].float() * pipeline.autoencoder.config.scaling_factor
+    return _batch(latents, scenes["tokens"][:, 0, :MAX_TOKENS], indices)
+
+
 class Scenes:
     """Encoded scenes with English captions; a batch is a pure function of the step.
 
     Args:
-        folder: shards of `encode_scenes`, all of them or a few; the first `HELD_OUT` scenes are for validation.
+        folder: shards of `encode_scenes`, all of them or a few; the first `HELD_OUT` scenes are in no batch.
         seed: of the order.
         batch_size: scenes of a batch.
+        first_step: the step that sees the first batch.
     """
 
-    def __init__(self, folder: Path, *, seed: int, batch_size: int) -> None:
+    def __init__(self, folder: Path, *, seed: int, batch_size: int, first_step: int = 0) -> None:
         paths = sorted(folder.glob("*.safetensors"))
         if not paths:
             raise FileNotFoundError(f"no shards in {folder}: write them with python -m recipes.emoji.encode_scenes")
@@ -67,27 +80,25 @@ class Scenes:
             raise ValueError(f"{folder} has {len(self.latents)} scenes; give {HELD_OUT + batch_size} or more")
         self.seed = seed
         self.batch_size = batch_size
+        self.first_step = first_step
 
     def __call__(self, step: int) -> dict[str, Any]:
         """The batch of one step; every epoch is in an order of its own."""
         scenes = len(self.latents) - HELD_OUT
-        epoch, place = divmod(step, scenes // self.batch_size)
+        epoch, place = divmod(step - self.first_step, scenes // self.batch_size)
         generator = torch.Generator().manual_seed(1000 * self.seed + epoch)
         order = torch.randperm(scenes, generator=generator)[place * self.batch_size : (place + 1) * self.batch_size]
-        return self._batch((order + HELD_OUT).tolist())
+        picked = order + HELD_OUT
+        return _batch(self.latents[picked], self.tokens[picked], picked.tolist())
 
     def held_out(self) -> dict[str, Any]:
         """The scenes that no batch holds."""
-        return self._batch(range(HELD_OUT))
+        return _batch(self.latents[:HELD_OUT], self.tokens[:HELD_OUT], range(HELD_OUT))
 
-    def _batch(self, picked: Sequence[int]) -> dict[str, Any]:
-        tokens = self.tokens[list(picked)]
-        return {
-            "latents": self.latents[list(picked)].float(),
-            "caption": tokens.long(),
-            "caption_mask": tokens != 0,
-            "key": [str(scene) for scene in picked],
-        }
+
+def _batch(latents: Tensor, tokens: Tensor, scenes: Sequence[int]) -> dict[str, Any]:
+    keys = [str(scene) for scene in scenes]
+    return {"latents": latents.float(), "caption": tokens.long(), "caption_mask": tokens != 0, "key": keys}
 
 
 def _read(path: Path) -> tuple[Tensor, Tensor]:

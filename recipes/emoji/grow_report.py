@@ -18,7 +18,7 @@ LAST = 3  # validations whose mean is the loss that a run ends with
 Curve = list[tuple[int, float]]
 
 
-def write_report(out: Path, *, settings: Mapping[str, Any], path: Path) -> Path:
+def write_report(out: Path, *, settings: Mapping[str, Any], device: str, path: Path) -> Path:
     """Write what the finished runs in `out` say to `path`, and a plot beside it; returns the path.
 
     Raises:
@@ -31,8 +31,8 @@ def write_report(out: Path, *, settings: Mapping[str, Any], path: Path) -> Path:
     scratch = {run["seed"]: run for run in arms.get(SCRATCH, [])}
     report = {
         "benchmark": "depth growth against training from scratch, on emoji scenes",
-        "settings": {name: value for name, value in settings.items() if name not in ("latents", "out")},
-        **describe(torch.device(settings["device"])),
+        "settings": settings,
+        **describe(torch.device(device)),
         "arms": {arm: _summary(of_arm, scratch, settings) for arm, of_arm in arms.items()},
         "runs": runs,
     }

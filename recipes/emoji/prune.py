@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from recipes.emoji.captions import LANGUAGES
 from recipes.emoji.detector_network import Detector
-from recipes.emoji.encode_scenes import encode_shard, load_shards, tokenize
+from recipes.emoji.encode_scenes import FIRST_HELD_OUT, encode_shard, load_shards, tokenize
 from recipes.emoji.geneval_emoji import Settings, evaluate
 from recipes.emoji.run_folder import append_line, claim, digest, finished_lines, write_json
 from recipes.emoji.sprites import FontSprites, SpriteSheet
@@ -34,7 +34,6 @@ ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "emoji-prune.json"
 SELECTORS = ("importance", "uniform", "random")
 KEPT = (2 / 3, 1 / 2, 1 / 3)
-FIRST_HELD_OUT = 10_000_000  # scenes far beyond those that any run trains on
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
