@@ -23,7 +23,7 @@ BENCHMARKS = {
     "optimizer": "optimizer_step",
     "judge": "judging",
 }
-OLDEST = ["sana-ae", "sana-dit", "sana-judge"]  # those that depend on huggingface_hub or transformers
+OLDEST = ["sana-ae", "sana-dit", "sana-judge", "sana-train", "sana-suite"]  # all but sana-scale need one of the two
 FROM_SITE_PACKAGES = """
 import importlib, sys, sysconfig
 found = importlib.import_module(sys.argv[1]).__file__
@@ -133,14 +133,14 @@ def test_wheels(session: nox.Session, package: str) -> None:
 @nox.session(name="test-oldest", default=False)
 @nox.parametrize("package", OLDEST, ids=OLDEST)
 def test_oldest(session: nox.Session, package: str) -> None:
-    """Test one package with the oldest transformers and huggingface_hub that it supports."""
+    """Test with the oldest transformers and huggingface_hub that are supported."""
     oldest = ("-c", str(ROOT / "constraints" / "oldest.txt"))
+    home = ROOT if package == "sana-suite" else ROOT / "packages" / package
+    ours = ["-e", ".", *editable(*PACKAGES)] if package == "sana-suite" else editable(package)
     # The diffusers that tests compare with has a newer huggingface_hub; an older one does for this.
-    needed = [
-        "diffusers" if line.startswith("diffusers") else line for line in group("test", ROOT / "packages" / package)
-    ]
-    session.install(*editable(package), *needed, *oldest)
-    session.run("pytest", f"packages/{package}/tests", *session.posargs)
+    needed = ["diffusers" if line.startswith("diffusers") else line for line in group("test", home)]
+    session.install(*ours, *needed, *oldest)
+    session.run("pytest", str(home / "tests"), *session.posargs)
 
 
 @nox.session(name="test-torch-2.11", default=False)

@@ -1,5 +1,6 @@
 """What the tests of the whole share: the recipes, which are run from the repository's root and never installed."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -7,19 +8,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2Model
+from transformers import AutoTokenizer, Gemma2Config, Gemma2Model
 
-from recipes.emoji.tokenizer import train_tokenizer
+import sana
 from sana_train import write_shard
 
 CAPTION_CHANNELS = 16
 
 
-def tiny_components(sample_size: int, *, sprint: bool = False) -> dict[str, torch.nn.Module]:
+def tiny_components(sample_size: int, *, sprint: bool = False, channels: int = 8) -> dict[str, torch.nn.Module]:
     """The parts of a random diffusers pipeline, f32 like the real ones."""
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
-    tokenizer = train_tokenizer(["two red apples left of a cat", "a dog", "一只猫"])
+    tokenizer = AutoTokenizer.from_pretrained(Path(sana.__file__).parent / "embedded" / "tokenizer")
     text_encoder = Gemma2Model(
         Gemma2Config(
             vocab_size=len(tokenizer),
@@ -33,8 +34,8 @@ def tiny_components(sample_size: int, *, sprint: bool = False) -> dict[str, torc
         )
     )
     transformer = diffusers.SanaTransformer2DModel(
-        in_channels=8,
-        out_channels=8,
+        in_channels=channels,
+        out_channels=channels,
         num_attention_heads=2,
         attention_head_dim=16,
         num_layers=2,
@@ -48,12 +49,12 @@ def tiny_components(sample_size: int, *, sprint: bool = False) -> dict[str, torc
     )
     vae = diffusers.AutoencoderDC(
         in_channels=3,
-        latent_channels=8,
+        latent_channels=channels,
         attention_head_dim=8,
         encoder_block_types=("ResBlock",) * 4 + ("EfficientViTBlock",) * 2,
         decoder_block_types=("ResBlock",) * 4 + ("EfficientViTBlock",) * 2,
-        encoder_block_out_channels=(8, 8, 8, 16, 16, 16),
-        decoder_block_out_channels=(8, 8, 8, 16, 16, 16),
+        encoder_block_out_channels=(8, 8, 8, 16, 16, max(16, channels)),
+        decoder_block_out_channels=(8, 8, 8, 16, 16, max(16, channels)),
         encoder_layers_per_block=(1, 1, 1, 1, 1, 1),
         decoder_layers_per_block=(1, 1, 1, 1, 1, 1),
         encoder_qkv_multiscales=((), (), (), (), (5,), (5,)),
@@ -93,6 +94,26 @@ def sprint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("diffusers-sprint")
     pytest.importorskip("diffusers").SanaSprintPipeline(**tiny_components(32, sprint=True)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def public_pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two public names with tiny pipelines, which have the 32 latent channels of those."""
+    diffusers = pytest.importorskip("diffusers")
+    folder = tmp_path_factory.mktemp("hub") / "Efficient-Large-Model"
+    flow, sprint = (tiny_components(32, sprint=sprint, channels=32) for sprint in (False, True))
+    diffusers.SanaPipeline(**flow).save_pretrained(folder / "SANA1.5_1.6B_1024px_diffusers")
+    diffusers.SanaSprintPipeline(**sprint).save_pretrained(folder / "Sana_Sprint_1.6B_1024px_diffusers")
+    return folder
+
+
+@pytest.fixture
+def folder(diffusers_folder: Path, tmp_path: Path) -> Path:
+    """That of 512 px as a folder of one's own, with a card."""
+    path = tmp_path / "pipeline"
+    shutil.copytree(diffusers_folder, path)
+    (path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n\nIt draws.\n")
+    return path
 
 
 TINY_RUN = """

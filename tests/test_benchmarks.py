@@ -4,15 +4,17 @@ import importlib
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
 
+import sana_ae.ops
 import sana_dit.ops
-from benchmarks import image, readme_table
+from benchmarks import image, machine, readme_table
 from benchmarks.floors import count_flops
 from benchmarks.gate import GPU_TESTS, ROOT, check_errors, commands
-from benchmarks.gpu_suite import BENCHMARKS, SECONDS, TESTS, search_path
+from benchmarks.gpu_suite import BENCHMARKS, SECONDS, TESTS, WHERE_THERE_IS_TIME, has_failed, search_path
 from benchmarks.kernels import check_kernels, fastest
 from benchmarks.machine import add_row, floor_seconds, write_result
 from benchmarks.references import TRANSFORMERS
@@ -40,6 +42,14 @@ def test_the_floor_is_what_takes_longer():
     rates = {"flops": 100.0, "bytes": 10.0}
     assert floor_seconds(200, 10, rates) == 2.0
     assert floor_seconds(200, 50, rates) == 5.0
+
+
+@pytest.mark.parametrize("faster", ["product", "linear"])
+def test_the_rate_of_products_is_that_of_the_faster_library(faster, monkeypatch):
+    seconds = {"product": 2.0, "linear": 2.0, "copy": 1.0} | {faster: 1.0}
+    measured = {name: Times(seconds=(time,)) for name, time in seconds.items()}
+    monkeypatch.setattr(machine, "interleaved", lambda contenders, **_: {name: measured[name] for name in contenders})
+    assert machine.ceilings(CPU, torch.float32)["flops"] == 2 * 1536**3
 
 
 def test_a_result_is_named_by_date_device_and_benchmark(tmp_path, monkeypatch):
@@ -96,8 +106,18 @@ def test_pictures_in_bfloat16_that_are_wrong_are_not_timed():
         image.check(wrong, right, pixels=64)
 
 
+def test_a_picture_is_drawn_with_the_kernels_that_are_asked_for():
+    pipeline, seen = SanaPipeline.embedded(device=CPU), []
+    parts = (pipeline.transformer.blocks[0].self_attn, sana_dit.ops), (pipeline.autoencoder.decoder, sana_ae.ops)
+    for part, ops in parts:
+        part.register_forward_hook(lambda *_, ops=ops: seen.append(ops.implementation.selected()))
+    with fastest(GPU):
+        image.draw(pipeline, pixels=64, seeds=[0], steps=1)
+    assert seen == ["fused", "fused"]
+
+
 def test_the_suite_for_a_gpu_runs_benchmarks_with_options_they_have(monkeypatch):
-    for name, (module, *options), _ in (TESTS, *BENCHMARKS):
+    for name, (module, *options), _ in (TESTS, *BENCHMARKS, *WHERE_THERE_IS_TIME):
         monkeypatch.setattr(sys, "argv", [name, *options, "--device", "cuda", "--help"])
         with pytest.raises(SystemExit) as exit:
             importlib.import_module(module).main()
@@ -105,7 +125,14 @@ def test_the_suite_for_a_gpu_runs_benchmarks_with_options_they_have(monkeypatch)
 
 
 def test_the_suite_for_a_gpu_keeps_to_its_minutes():
-    assert sum(seconds for *_, seconds in (TESTS, *BENCHMARKS)) < SECONDS == 9 * 60
+    assert sum(seconds for *_, seconds in (TESTS, *BENCHMARKS)) <= SECONDS <= 9 * 60 - 15
+
+
+def test_the_suite_for_a_gpu_does_not_fail_for_what_it_had_no_time_for():
+    passed = {name: "passed" for name, *_ in (TESTS, *BENCHMARKS)}
+    extras = {name: "left out: no time was left" for name, *_ in WHERE_THERE_IS_TIME}
+    assert not has_failed(passed | extras)
+    assert has_failed(passed | extras | {"operations": "stopped after 20 s"})
 
 
 def test_the_suite_for_a_gpu_needs_no_installed_packages_of_this_tree(tmp_path):
@@ -122,20 +149,24 @@ def test_a_gpu_is_given_every_size_and_type_of_the_kernels_without_diffusers():
     calls = commands(GPU)
     assert not any("gpu" in call for call in calls)
     assert {path for *_, path in calls} >= {path for path in GPU_TESTS if path.endswith(".py")}
-    modules = sorted({module for _, (module, *_), _ in (TESTS, *BENCHMARKS)})
-    collect = ["--collect-only", "-q", "-W", "default", "-p", "no:cacheprovider", *(path for *_, path in calls)]
+    modules = sorted({module for _, (module, *_), _ in (TESTS, *BENCHMARKS, *WHERE_THERE_IS_TIME)})
+    collect = ["--collect-only", "-q", "-W", "default", "-p", "no:cacheprovider"]
+    divided = [call[call.index("-k") :] for call in calls if "-k" in call]
     code = f"""
 import importlib, sys
 sys.modules |= dict.fromkeys(("accelerate", "bitsandbytes", "diffusers", "peft"))
 import pytest
 for module in {modules}: importlib.import_module(module)
-sys.exit(pytest.main({collect}))
+sys.exit(max(pytest.main([*{collect}, *rest]) for rest in {[list({path for *_, path in calls}), *divided]}))
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     small = [line for line in run.stdout.splitlines() if "::test_is_as_exact_as_plain_pytorch[" in line]
     assert len(small) > 60
     assert sum("bfloat16" in line for line in small) > 15
+    seen = Counter(line for line in run.stdout.splitlines() if "::test_" in line)
+    assert len(divided) > 1
+    assert all(times == 1 + ("/test_linear_attention.py::" in line) for line, times in seen.items())  # whole, in parts
 
 
 def note(folder, name, row, **changes):

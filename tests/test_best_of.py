@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+import sana_dit.ops
 from sana import SanaPipeline
 from sana.best_of import Drawing, claim_run, load_sampler, make_executor, parse_stop
 from sana.commands import app
@@ -281,3 +282,21 @@ def test_a_run_directory_knows_its_kernels(run, tmp_path):
     other = run(*ask)
     assert other.exit_code == 2
     assert "kernels was 'fused' and is now 'reference'" in other.stderr
+
+
+def test_a_run_that_was_begun_before_kernels_were_noted_goes_on(tmp_path):
+    drawing = Drawing(model="nobody/nothing")
+    claim_run(tmp_path, drawing, "embedded")
+    noted = json.loads((tmp_path / "made-by.json").read_text())
+    before = {name: value for name, value in noted.items() if name not in ("kernels", "loras")}
+    (tmp_path / "made-by.json").write_text(json.dumps(before))
+    for kernels in (None, "reference"):
+        claim_run(tmp_path, replace(drawing, kernels=kernels), "embedded")
+    with pytest.raises(ValueError, match="kernels was 'reference' and is now 'fused'"):
+        claim_run(tmp_path, replace(drawing, kernels="fused"), "embedded")
+
+
+def test_workers_draw_with_the_kernels_in_force_where_they_are_made(small_folder):
+    with sana_dit.ops.use("fused"):
+        executor = make_executor("shared-dir", Drawing(model=str(small_folder)), "embedded", workers=2)
+    assert executor.make_sampler.args[0].kernels == "fused"

@@ -1,5 +1,6 @@
 """The model that comes inside: it loads, is small enough, and shows what a prompt says."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,15 @@ def test_it_takes_at_most_48_megabytes_and_its_judge_10():
     judge = sum(size for path, size in sizes.items() if path.is_relative_to(EMBEDDED / "judge"))
     assert 0 < judge <= 10_000_000
     assert sum(sizes.values()) - judge <= 48_000_000
+
+
+def test_the_card_says_how_what_it_measured_was_drawn():
+    """As the result file has it."""
+    table = json.loads((Path(__file__).parents[1] / "benchmarks" / "results" / "geneval-emoji.json").read_text())
+    settings, text = table["settings"], " ".join((EMBEDDED / "README.md").read_text().split())
+    drawn = f"{settings['sampler']}, {settings['steps']} steps, guidance {settings['guidance_scale']}"
+    assert f"{drawn}, seeds {settings['seeds']}" in text
+    assert f"| **overall** | **{table['overall']:.2f}** |" in text
 
 
 def test_colours_of_a_prompt_are_in_the_picture(pipeline):

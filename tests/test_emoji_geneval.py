@@ -7,10 +7,11 @@ from PIL import Image
 from recipes.emoji.captions import LANGUAGES, caption
 from recipes.emoji.contents import TASKS
 from recipes.emoji.detector import true_detections
-from recipes.emoji.geneval_emoji import Settings, evaluate, evaluation_prompts, real_renders
+from recipes.emoji.geneval_emoji import Settings, evaluate, evaluation_prompts, real_renders, sampling_of
 from recipes.emoji.run_folder import digest
 from recipes.emoji.scenes import SIZE, arrange, render
 from recipes.emoji.sprites import DrawnSprites, SpriteSheet
+from sana import SanaPipeline
 
 SETTINGS = Settings(model="a model", detector="a detector", prompts_per_task=2, images_per_prompt=2)
 
@@ -75,8 +76,19 @@ def test_images_lie_in_genevals_own_layout(tmp_path):
 def test_the_table_states_its_settings(tmp_path):
     table = run(tmp_path, PerfectModel())
     written = json.loads((tmp_path / "table.json").read_text())
+    assert written["benchmark"] == "GenEval-emoji"
     assert written["settings"]["model"] == "a model"
+    assert written["settings"]["seeds"] == "0 to 23"
     assert written["tasks"] == table.tasks
+
+
+def test_the_table_says_what_the_model_makes_of_settings_that_are_none(tmp_path):
+    sampling = sampling_of(SanaPipeline.embedded(device="cpu"), steps=None, guidance_scale=3.0)
+    assert sampling == {"sampler": "Flow-DPM-Solver (shift 3.0)", "steps": 20, "guidance_scale": 3.0}
+    model = PerfectModel()
+    evaluate(model.sample, model.detect, tmp_path, SETTINGS, sampling=sampling, progress=False)
+    stated = json.loads((tmp_path / "table.json").read_text())["settings"]
+    assert stated.items() >= sampling.items()
 
 
 def test_a_stopped_evaluation_goes_on_after_the_last_finished_prompt(tmp_path):

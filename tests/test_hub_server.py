@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,10 @@ def folder(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("xet", [False, True], ids=["lfs", "xet"])
+newer_client = pytest.mark.skipif(version("huggingface_hub") < "1", reason="0.34 has no Xet, and does not try again")
+
+
+@pytest.mark.parametrize("xet", [False, pytest.param(True, marks=newer_client)], ids=["lfs", "xet"])
 def test_what_is_uploaded_comes_back(hub, hf, folder, tmp_path, xet):
     if xet:
         pytest.importorskip("hf_xet", reason="needs hf_xet")
@@ -70,6 +74,7 @@ def test_a_wrong_token_writes_nothing(hub, hf, folder):
     assert not hub.repositories
 
 
+@newer_client
 def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub, hf, folder, tmp_path):
     content = CONTENT * 24  # 24 MiB: what has come is kept in blocks of 10 MB
     (folder / "vae" / "model.safetensors").write_bytes(content)

@@ -32,6 +32,11 @@ def test_the_last_push_is_what_everybody_loads_and_bad_ones_send_nothing(run, tm
         run(hub, step)
 
 
+def test_a_damaged_cache_is_mended_by_whatever_loads_from_it(run, tmp_path):
+    with HubServer(tmp_path / "hub") as hub:
+        run(hub, "damaged")
+
+
 def test_what_cannot_be_had_says_why(run, tmp_path):
     with HubServer(tmp_path / "hub") as hub:
         run(hub, "cached")

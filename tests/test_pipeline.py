@@ -354,6 +354,20 @@ def test_kernels_are_switched_on_for_drawing_and_off_again(small_folder, pipelin
     assert seen[-1] == ("reference", "reference")
 
 
+@pytest.mark.parametrize(
+    ("kernels", "around", "inside"),
+    [(None, "fused", "fused"), ("reference", "fused", "reference"), ("fused", "reference", "fused")],
+)
+def test_a_switch_around_a_pipeline_holds_unless_it_has_kernels_of_its_own(small_folder, kernels, around, inside):
+    pipeline, seen = SanaPipeline.from_pretrained(small_folder, device="cpu", kernels=kernels), []
+    parts = (pipeline.transformer.blocks[0].self_attn, sana_dit.ops), (pipeline.autoencoder.decoder, sana_ae.ops)
+    for part, ops in parts:
+        part.register_forward_hook(lambda *_, ops=ops: seen.append(ops.implementation.selected()))
+    with sana_dit.ops.use(around), sana_ae.ops.use(around):
+        pipeline("a cat", steps=1, progress=False)
+    assert seen == [inside, inside]
+
+
 def test_unknown_kernels_are_refused(pipeline):
     with pytest.raises(ValueError, match="kernels is 'triton'; it must be 'reference' or 'fused'"):
         SanaPipeline(pipeline.caption_encoder, pipeline.transformer, pipeline.autoencoder, kernels="triton")

@@ -53,6 +53,11 @@ def test_importance_is_measured_on_what_the_model_draws(pipeline, calibration):
         assert (one.latents - other.latents).abs().max() <= 1e-5 * other.latents.abs().max()
 
 
+def test_the_bar_of_importance_says_how_many_prompts_there_are(pipeline, calibration, capsys):
+    measure_importance(pipeline, calibration)
+    assert "block importance: 100%" in capsys.readouterr().err
+
+
 def test_the_velocity_error_is_nothing_for_the_model_itself(pipeline, calibration):
     error = VelocityError(pipeline, calibration, progress=False)
     assert error(pipeline.transformer) == 0

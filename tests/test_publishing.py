@@ -1,5 +1,6 @@
-"""A folder to the Hub and back, on loopback; what may not be published is refused before anything is sent."""
+"""A folder to the Hub and back, on loopback, and the card that is made for it."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,18 +9,19 @@ import warnings
 from pathlib import Path
 
 import pytest
-import torch
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants, file_download, hf_hub_download
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from sana.card_problems import card_problems
 from sana.commands import app
 from sana.hub_cache import mend_cache
 from sana.model_card import render_card
-from sana.publication import card_problems, inspect_folder
+from sana.publication import inspect_folder
 from sana.publishing import publish
 from tests.hub.server import HubServer
 
+JUDGE = Path(__file__).parents[1] / "src" / "sana" / "embedded" / "judge"
 CARD = "---\nlicense: apache-2.0\n---\n# A model\n\nIt draws.\n"
 
 
@@ -48,7 +50,9 @@ def as_user(hub, tmp_path):
 def here(hub, tmp_path, monkeypatch):
     """Makes this process a user of the Hub with a cache of its own."""
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)  # of 0.34
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", hub.token)
@@ -56,15 +60,6 @@ def here(hub, tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Use 'content=<...>'")  # httpx of huggingface_hub
         yield lambda repo: hub.repositories["models", repo]
-
-
-@pytest.fixture
-def folder(diffusers_folder, tmp_path):
-    """A pipeline's folder of one's own, with a card."""
-    path = tmp_path / "pipeline"
-    shutil.copytree(diffusers_folder, path)
-    (path / "README.md").write_text(CARD)
-    return path
 
 
 def publishing(*arguments):
@@ -166,15 +161,16 @@ def test_an_upload_that_breaks_off_leaves_nothing_and_goes_on(hub, here, folder)
 
 
 def test_a_repository_with_other_files_is_left_alone_unless_told(here, folder):
+    (folder / "transformer" / "notes.txt").write_text("ours")
     publish(inspect_folder(folder), "tester/tiny")
-    (folder / "transformer" / "config.json").rename(folder / "transformer" / "renamed.json")
-    with pytest.raises(ValueError, match=r"transformer/config\.json"):
+    (folder / "transformer" / "notes.txt").rename(folder / "transformer" / "renamed.txt")
+    with pytest.raises(ValueError, match=r"transformer/notes\.txt"):
         publish(inspect_folder(folder), "tester/tiny")
     publish(inspect_folder(folder), "tester/tiny", existing="replace")
     repository = here("tester/tiny")
     tree = repository.trees[repository.branches["main"]]
-    assert "transformer/renamed.json" in tree
-    assert "transformer/config.json" not in tree
+    assert "transformer/renamed.txt" in tree
+    assert "transformer/notes.txt" not in tree
 
 
 @pytest.mark.parametrize("name", ["transformer/diffusion_pytorch_model.safetensors", "sana.json", "README.md"])
@@ -198,9 +194,11 @@ def test_another_model_under_the_same_names_is_refused(here, folder, name):
 def test_an_update_leaves_no_old_weights_beside_the_new_ones(here, folder):
     weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     content = weights.read_bytes()
-    for part in (1, 2):
-        shutil.copy(weights, weights.with_stem(f"{weights.stem}-{part:05}-of-00002"))
-    weights.with_suffix(".safetensors.index.json").write_text("{}")
+    parts = [weights.with_stem(f"{weights.stem}-{part:05}-of-00002") for part in (1, 2)]
+    for part in parts:
+        shutil.copy(weights, part)
+    index = {"weight_map": {"first": parts[0].name, "second": parts[1].name}}
+    weights.with_suffix(".safetensors.index.json").write_text(json.dumps(index))
     weights.unlink()
     (folder / "notes.txt").write_text("ours")
     publish(inspect_folder(folder), "tester/tiny")
@@ -237,81 +235,6 @@ def test_a_wrong_token_is_told_how_to_log_in(here, folder):
         publish(inspect_folder(folder), "tester/tiny", token="hf_other")
 
 
-def test_weights_that_are_not_finite_are_named(folder):
-    path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
-    weights = load_file(path)
-    weights["proj_out.bias"][1] = torch.nan
-    save_file(weights, path)
-    with pytest.raises(ValueError, match=r"model.safetensors has NaN or infinity in proj_out.bias"):
-        inspect_folder(folder)
-
-
-def test_everything_that_is_wrong_is_named_at_once(folder, tmp_path):
-    (folder / "optimizer.pt").write_bytes(b"x")
-    (folder / "model.py").write_text("print()")
-    (folder / "vae" / "config.json.tmp").write_text("{")
-    (tmp_path / "outside").write_text("secret")
-    (folder / "inside").symlink_to(tmp_path / "outside")
-    (folder / "WEIGHTS.PT").write_bytes(b"x")
-    (folder / "recovery").mkdir()
-    (folder / "recovery" / "__0_0.distcp").write_bytes(b"x")
-    (folder / "recovery" / "lock").write_text("a host and a process")
-    (folder / "LICENSE").write_text("a licence may be published")
-    (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"short")
-    (folder / ".cache").mkdir()
-    (folder / ".cache" / "hidden.bin").write_bytes(b"x")
-    with pytest.raises(ValueError, match="cannot be published") as error:
-        inspect_folder(folder)
-    for part in (
-        "optimizer.pt may run code",
-        "model.py is code",
-        "tmp looks unfinished",
-        "inside is a link",
-        "damaged",
-        "WEIGHTS.PT may run code",
-        "recovery/__0_0.distcp may run code",
-        "recovery/lock is nothing that a model needs",
-    ):
-        assert part in str(error.value)
-    assert "hidden" not in str(error.value)
-    assert "LICENSE" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("card", "problem"),
-    [
-        ("# No header", "names no licence"),
-        ("---\nlicense: other\n---\n", "license_name"),
-        ("---\nlicense: mit\n---\n# A model\n", "says nothing about the model"),
-        ("---\nlicense: mit\n---\nIt draws:\n```python\nload('{{ repo }}')\n```", "repo"),
-        ("---\nlicense: mit\n---\nIt draws.{% if x %}", "if x"),
-        ("---\nlicense: mit\n---\n[More Information Needed]", "More Information Needed"),
-        ("---\nlicense: mit\n---\n{{ what }}", "what"),
-        ("---\nlicense: [mit\n---\n", "no YAML"),
-    ],
-)
-def test_a_card_that_is_not_ready_is_refused(card, problem, folder):
-    (folder / "README.md").write_text(card)
-    with pytest.raises(ValueError, match=problem):
-        inspect_folder(folder)
-
-
-def test_a_card_may_speak_of_variables_mathematics_and_papers(folder):
-    paper = "```bibtex\n@article{x, title={{SANA 1.5: Efficient Scaling}}}\n```\n"
-    card = f"---\nlicense: mit\n---\nSet `$HF_HOME`; the loss is $loss = x$; TODO lists are drawn well.\n{paper}"
-    assert inspect_folder(folder, card=card).card == card
-
-
-def test_a_folder_without_a_card_or_model_is_refused(folder, tmp_path):
-    (folder / "README.md").unlink()
-    with pytest.raises(ValueError, match=r"no README\.md"):
-        inspect_folder(folder)
-    with pytest.raises(FileNotFoundError, match="holds no model"):
-        inspect_folder(tmp_path)
-    with pytest.raises(FileNotFoundError, match="is no folder"):
-        inspect_folder(tmp_path / "nowhere")
-
-
 def test_a_card_is_made_of_what_the_files_say(folder, tmp_path):
     results = tmp_path / "table.json"
     results.write_text('{"benchmark": "GenEval", "tasks": {"colors": 0.5}, "overall": 0.5, "settings": {"images": 4}}')
@@ -335,6 +258,24 @@ def test_a_card_names_the_parent_that_a_plan_was_made_for(folder):
     assert "base_model: a/b" in card
 
 
+MEASURED = Path(__file__).parents[1] / "benchmarks" / "results"
+
+
+def test_parity_is_what_a_benchmark_measured(folder, tmp_path):
+    assert "On these weights it was not measured" in render_card(folder, "me/tiny", licence="mit")
+    exact, rounded = (next(MEASURED.glob(f"*-image-embedded-{dtype}.json")) for dtype in ("float32", "bfloat16"))
+    card = render_card(folder, "me/tiny", licence="mit", parity=exact)
+    levels = json.loads(exact.read_text())["largest_difference"]
+    assert f"pictures differ by at most {levels} of 255 levels" in card
+    error = json.loads(rounded.read_text())["error_ours"]
+    assert f"off by {error:.1e}" in render_card(folder, "me/tiny", licence="mit", parity=rounded)
+    wrong = tmp_path / "wrong.json"
+    for text in ("1e-9 measured by me", json.dumps(json.loads(exact.read_text()) | {"reference": "plain PyTorch"})):
+        wrong.write_text(text)
+        with pytest.raises(ValueError, match="compares nothing with diffusers"):
+            render_card(folder, "me/tiny", licence="mit", parity=wrong)
+
+
 def test_a_mean_of_some_tasks_is_not_told_as_the_overall_score(folder, tmp_path):
     results = tmp_path / "table.json"
     results.write_text('{"tasks": {"colors": 0.5}, "overall": 0.5, "tasks_absent": ["position", "counting"]}')
@@ -353,9 +294,6 @@ def test_the_snippet_for_diffusers_is_in_the_type_of_the_weights(folder):
     card = render_card(folder, "me/tiny", licence="mit")
     assert "torch_dtype=torch.float16" in card
     assert "pipe.vae.to(torch.bfloat16)" in card
-
-
-JUDGE = Path(__file__).parents[1] / "src" / "sana" / "embedded" / "judge"
 
 
 @pytest.mark.parametrize(

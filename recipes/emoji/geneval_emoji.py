@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from recipes.emoji.detector_network import Detector
 from recipes.emoji.run_folder import append_line, claim, digest, finished_lines, write_json
 from recipes.emoji.scenes import arrange, contact_sheet, render
 from recipes.emoji.sprites import FontSprites, SpriteSheet
+from sana import SanaPipeline
 from sana_judge import Detection, Table, Verdict, geneval
 
 Sampler = Callable[[str, Sequence[int]], Sequence[Image.Image]]
@@ -41,11 +42,20 @@ class Settings:
     guidance_scale: float | None = None
 
 
-def evaluate(sample: Sampler, detect: Detect, out: Path, settings: Settings, *, progress: bool = True) -> Table:
+def evaluate(
+    sample: Sampler,
+    detect: Detect,
+    out: Path,
+    settings: Settings,
+    *,
+    sampling: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Table:
     """Judge images of every prompt; stopped at any time, it goes on after the last prompt that it finished.
 
     `out` holds GenEval's own layout (`images/00000/metadata.jsonl`, `images/00000/samples/00000.png`), a line of
-    `results.jsonl` for every prompt, and at the end `table.json` and `sheet.png`.
+    `results.jsonl` for every prompt, and at the end `table.json` and `sheet.png`. The table states the settings, the
+    seeds, and, as `sampling` says it, what the model makes of settings that are None.
 
     Raises ValueError where `out` holds results of other settings.
     """
@@ -65,7 +75,10 @@ def evaluate(sample: Sampler, detect: Detect, out: Path, settings: Settings, *, 
         lines.append(line | {"verdicts": verdicts, "detections": [_as_json(seen) for seen in found]})
         append_line(results, lines[-1])
     table = geneval.table(Verdict(**verdict) for line in lines for verdict in line["verdicts"])
-    write_json(out / "table.json", {"settings": dataclasses.asdict(settings), **dataclasses.asdict(table)}, indent=2)
+    seeds = [seed for line in lines for seed in line["seeds"]]
+    stated = {**dataclasses.asdict(settings), **(sampling or {}), "seeds": f"{min(seeds)} to {max(seeds)}"}
+    result = {"benchmark": "GenEval-emoji", "settings": stated, **dataclasses.asdict(table)}
+    write_json(out / "table.json", result, indent=2)
     _sheet(out, lines).save(out / "sheet.png")
     return table
 
@@ -73,6 +86,16 @@ def evaluate(sample: Sampler, detect: Detect, out: Path, settings: Settings, *, 
 def evaluation_prompts(limit: int) -> list[Content]:
     """The prompts of all six tasks, `limit` of each; see `evaluation_contents` for what is held out."""
     return [content for task in TASKS for content in evaluation_contents(task, limit)]
+
+
+def sampling_of(pipeline: SanaPipeline, *, steps: int | None, guidance_scale: float | None) -> dict[str, Any]:
+    """How a pipeline draws: the sampler, and its own settings where none are given."""
+    facts, is_sprint = pipeline.facts, pipeline.transformer.config.guidance_embeds
+    return {
+        "sampler": "SCM" if is_sprint else f"Flow-DPM-Solver (shift {facts.flow_shift})",
+        "steps": facts.steps_for(is_sprint) if steps is None else steps,
+        "guidance_scale": facts.guidance_scale if guidance_scale is None else guidance_scale,
+    }
 
 
 def real_renders(sprites: SpriteSheet, language: str) -> Sampler:
@@ -127,14 +150,14 @@ def main() -> None:
         steps=options.steps,
         guidance_scale=options.guidance_scale,
     )
+    sampling = None
     if options.renders:
         sample = real_renders(SpriteSheet(FontSprites()), options.language)
     else:
-        from sana import SanaPipeline
-
         pipe = SanaPipeline.from_pretrained(options.model)
+        sampling = sampling_of(pipe, steps=options.steps, guidance_scale=options.guidance_scale)
         sample = partial(pipe, steps=options.steps, guidance_scale=options.guidance_scale, progress=False)
-    print(evaluate(sample, Detector.from_pretrained(options.detector), options.out, settings))
+    print(evaluate(sample, Detector.from_pretrained(options.detector), options.out, settings, sampling=sampling))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from PIL import Image
 from sana.catalog import EMBEDDED, locate
 from sana.contact_sheet import Entry, contact_sheets
 from sana.judges import EMBEDDED_JUDGE, load_judge
-from sana.kernels import Kernels
+from sana.kernels import Kernels, kernels_in_force
 from sana.pipeline import SanaPipeline
 from sana.png import save_png
 from sana_dit import Quantization
@@ -36,13 +36,17 @@ from sana_scale.request import Request
 
 ExecutorName = Literal["local", "shared-dir", "ray"]
 MADE_BY = "made-by.json"
+BEFORE = {"kernels": "reference", "loras": []}  # of runs that were begun when these were not written down
 # Of a checkpoint: weights, configurations and calibrations, tokenizers and chat templates. Not its README.
 CONTENTS = (".safetensors", ".bin", ".pth", ".json", ".txt", ".jinja", ".model")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawing:
-    """A model and how it draws; None is the checkpoint's own. `loras` are adapters with their scales."""
+    """A model and how it draws; None is the checkpoint's own, or as `from_pretrained` has it.
+
+    `loras` are adapters with their scales.
+    """
 
     model: str
     steps: int | None = None
@@ -54,7 +58,7 @@ class Drawing:
     dtype: torch.dtype | None = None
     offload: bool = False
     quantize: Quantization | None = None
-    kernels: Kernels = "reference"
+    kernels: Kernels | None = None
     loras: tuple[tuple[str, float], ...] = ()
 
     @property
@@ -115,6 +119,7 @@ def make_executor(name: ExecutorName, drawing: Drawing, judge: str, *, workers: 
                 f"{workers} workers are asked of the local executor, which is one: choose shared-dir or ray"
             )
         return Local()
+    drawing = replace(drawing, kernels=kernels_in_force(drawing.kernels))  # a worker has a switch of its own
     makers = partial(load_sampler, drawing), partial(load_judge, judge, device=drawing.device, progress=False)
     gpus = torch.cuda.device_count() if drawing.device is None else 0
     if name == "shared-dir":
@@ -165,7 +170,7 @@ def claim_run(run_dir: Path, drawing: Drawing, judge: str) -> None:
     """
     here = {"judge": judge, "model": drawing.model, **drawing.options}
     here |= {"dtype": drawing.dtype and str(drawing.dtype).removeprefix("torch."), "quantize": drawing.quantize}
-    here |= {"kernels": drawing.kernels}
+    here |= {"kernels": kernels_in_force(drawing.kernels)}
     here |= {"loras": [[source, scale, _contents(source)] for source, scale in drawing.loras]}
     judge_folder = str(EMBEDDED_JUDGE) if judge == EMBEDDED else judge
     here |= {"model_contents": _contents(str(locate(drawing.model)[0])), "judge_contents": _contents(judge_folder)}
@@ -176,7 +181,7 @@ def claim_run(run_dir: Path, drawing: Drawing, judge: str) -> None:
         path = run_dir / MADE_BY
         if not path.exists():
             write_json(path, here)
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = BEFORE | json.loads(path.read_text(encoding="utf-8"))
     if changed := [name for name in here if there.get(name) != here[name]]:
         facts = ", ".join(f"{name} was {there.get(name)!r} and is now {here[name]!r}" for name in changed)
         raise ValueError(f"{run_dir} was made otherwise: {facts}. Choose another --run-dir")

@@ -10,14 +10,22 @@ import sana_dit.ops
 Kernels = Literal["reference", "fused"]
 
 
-def check_kernels(kernels: str) -> None:
-    """Raise ValueError unless these are kernels."""
-    if kernels not in get_args(Kernels):
+def check_kernels(kernels: str | None) -> None:
+    """Raise ValueError unless these are kernels, or None."""
+    if kernels not in (None, *get_args(Kernels)):
         raise ValueError(f"kernels is {kernels!r}; it must be {' or '.join(map(repr, get_args(Kernels)))}")
 
 
 @contextmanager
-def use_kernels(kernels: Kernels) -> Iterator[None]:
-    """Transformers and autoencoders run with these inside the block; see `sana_dit.ops.use`."""
-    with sana_dit.ops.use(kernels), sana_ae.ops.use(kernels):
+def use_kernels(kernels: Kernels | None) -> Iterator[None]:
+    """Transformers and autoencoders run with these inside the block, for None as around it; see `sana_dit.ops.use`."""
+    if kernels is None:
         yield
+    else:
+        with sana_dit.ops.use(kernels), sana_ae.ops.use(kernels):
+            yield
+
+
+def kernels_in_force(kernels: Kernels | None) -> Kernels:
+    """These, or for None those that transformers run with now."""
+    return kernels or sana_dit.ops.implementation.selected()

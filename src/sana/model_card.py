@@ -28,7 +28,7 @@ def render_card(
     base_model: str | None = None,
     results: Path | None = None,
     training_data: str | None = None,
-    parity: str | None = None,
+    parity: Path | None = None,
 ) -> str:
     """Returns the text of a card.
 
@@ -44,12 +44,14 @@ def render_card(
         base_model: Hub id of the model that it was made from; None is the one that its plans name, if any.
         results: A table that `sana evaluate` wrote.
         training_data: What it was trained on; None says that it is not stated.
-        parity: How these weights compare between Sana's code and diffusers'; None says that it was not measured.
+        parity: What `benchmarks/image.py` wrote of these weights beside diffusers; None says that it was not measured.
 
     Raises:
-        FileNotFoundError: The folder is no model, or there is no such result file.
-        ValueError: The result file is not a table of results, or results are given for a model that draws nothing.
+        FileNotFoundError: There is no such folder, it holds no model, or there is no such result file.
+        ValueError: A result file is not what it should be, or results are given for a model that draws nothing.
     """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder: give one that save_pretrained wrote")
     rows, settings = ([], "") if results is None else _read_results(results)
     parents = _parents(folder)
     hub_ids = {parent["name"] for parent in parents if str(parent["name"]).count("/") == 1}
@@ -89,7 +91,7 @@ def render_card(
         results=rows,
         settings=settings,
         training_data=training_data or "Not stated.",
-        parity=parity or "On these weights it was not measured.",
+        parity="On these weights it was not measured." if parity is None else _read_parity(parity),
         limits=limits or "Nobody has looked for them yet.",
         licence_text=f"The weights: {licence_name or licence}" + (f", {licence_link}." if licence_link else "."),
         **{name: facts[name] for name in ("width", "height", "steps", "guidance_scale", "flow_shift", "compat")},
@@ -161,6 +163,25 @@ def _read_results(path: Path) -> tuple[list[dict[str, Any]], str]:
         for task, score in (*tasks.items(), (heading, overall))
     ]
     return rows, ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
+
+
+def _read_parity(path: Path) -> str:
+    """How far pictures are from diffusers', in words, from a whole-picture benchmark."""
+    try:
+        measured = json.loads(path.read_text(encoding="utf-8"))
+        if measured["reference"] != "diffusers":
+            raise ValueError(f"the reference was {measured['reference']}")
+        how = f"{measured['dtype']}, diffusers {measured['versions']['diffusers']}, {measured['device']}"
+        where = f"{measured['benchmark']}, {measured['date']} ({how})"
+        if measured["dtype"] == "float32":
+            levels = int(measured["largest_difference"])
+            return f"Measured as {where}: pictures differ by at most {levels} of 255 levels."
+        ours, theirs = float(measured["error_ours"]), float(measured["error_reference"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} compares nothing with diffusers ({error!r}): give what `python -m benchmarks.image` wrote"
+        ) from error
+    return f"Measured as {where}: pictures are off by {ours:.1e} from those in float32, diffusers' by {theirs:.1e}."
 
 
 def _hub_result(row: dict[str, Any]) -> EvalResult:

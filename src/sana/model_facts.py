@@ -1,4 +1,4 @@
-"""What a pipeline is and costs, counted on the meta device from its configuration; no weights are read."""
+"""What a pipeline is and costs, counted from its configuration on tensors without data; no weights are read."""
 
 import math
 from collections import Counter
@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModel, Gemma2Config
+from transformers import AutoConfig, AutoModel, Gemma2Config, PretrainedConfig
 
 from sana.catalog import GEMMA_2_2B, Checkpoint, find, locate
 from sana.hub_absence import absence_explained
@@ -27,11 +28,11 @@ CHI_TOKENS = 217  # an estimate of what the instruction adds: no tokenizer is re
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Networks:
-    """The networks without weights, the tokens a caption keeps, whether the instruction precedes it, and the facts."""
+    """The networks, the tokens that a caption keeps, whether the instruction precedes it, and the facts."""
 
     autoencoder: DCAE
     transformer: SanaTransformer
-    text_encoder: nn.Module
+    text_encoder: PretrainedConfig
     max_tokens: int
     chi: bool
     facts: PipelineFacts
@@ -46,19 +47,17 @@ def model_facts(repo_or_dir: str) -> dict[str, Any]:
     place, revision = locate(repo_or_dir)
     with absence_explained(place):
         networks = _of_folder(str(place)) if checkpoint is None else _of_checkpoint(checkpoint)
-    autoencoder, transformer, text_encoder = networks.autoencoder, networks.transformer, networks.text_encoder
+    autoencoder, transformer = networks.autoencoder, networks.transformer
     config, facts, f = transformer.config, networks.facts, autoencoder.config.compression
     steps, side = facts.steps_for(config.guidance_embeds), config.sample_size
     branches = 1 if config.guidance_embeds or facts.guidance_scale <= 1 else 2
     latents = torch.empty(1, config.in_channels, side, side, device="meta")
-    tokens = torch.zeros(1, networks.max_tokens + (CHI_TOKENS if networks.chi else 0), dtype=torch.long, device="meta")
+    words = networks.max_tokens + (CHI_TOKENS if networks.chi else 0)
     condition = torch.empty(1, networks.max_tokens, config.caption_channels, device="meta")
     time = torch.empty(1, device="meta")
     guidance = (time,) if config.guidance_embeds else ()
     components = {
-        "text_encoder": _part(
-            text_encoder, lambda: text_encoder(tokens), 1, f"{tokens.shape[1]} tokens x {config.caption_channels}"
-        ),
+        "text_encoder": _text_encoder(networks.text_encoder, words, f"{words} tokens x {config.caption_channels}"),
         "transformer": _part(
             transformer,
             lambda: transformer(latents, time, condition, torch.ones(condition.shape[:2], device="meta"), *guidance),
@@ -104,9 +103,7 @@ def _of_checkpoint(checkpoint: Checkpoint) -> _Networks:
         return _Networks(
             autoencoder=DCAE(DC_AE_F32C32_SANA_1_1),
             transformer=SanaTransformer(checkpoint.config),
-            text_encoder=AutoModel.from_config(  # type: ignore[no-untyped-call]
-                Gemma2Config(**GEMMA_2_2B), attn_implementation="eager"
-            ),
+            text_encoder=Gemma2Config(**GEMMA_2_2B),
             max_tokens=300,
             chi=True,
             facts=PipelineFacts(flow_shift=checkpoint.flow_shift or 1.0),
@@ -129,13 +126,19 @@ def _of_folder(folder: str) -> _Networks:
         return _Networks(
             autoencoder=DCAE(DCAEConfig.from_dict(configs["vae"] or {})),
             transformer=SanaTransformer(replace(from_diffusers_config(configs["transformer"] or {}), compat=compat)),
-            text_encoder=AutoModel.from_config(  # type: ignore[no-untyped-call]
-                AutoConfig.for_model(**text), attn_implementation="eager"
-            ),
+            text_encoder=AutoConfig.for_model(**text),
             max_tokens=max_tokens,
             chi=captions.get("chi", True),
             facts=read_facts(folder),
         )
+
+
+def _text_encoder(config: PretrainedConfig, words: int, shape: str) -> dict[str, Any]:
+    # Gemma of transformers 4 asks for autocast, which the meta device has not.
+    with FakeTensorMode():
+        model = AutoModel.from_config(config, attn_implementation="eager")  # type: ignore[no-untyped-call]
+        tokens = torch.zeros(1, words, dtype=torch.long)
+        return _part(model, lambda: model(tokens), 1, shape)
 
 
 def _part(module: nn.Module, run: Callable[[], object], evaluations: int, shape: str) -> dict[str, Any]:

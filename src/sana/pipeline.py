@@ -18,6 +18,7 @@ from sana.resolution import drawing_size, resolution_bins
 from sana.stages import checked_captions, checked_images, checked_latents
 from sana_dit import (
     Captions,
+    GuidedVelocity,
     OnStep,
     StepGraphs,
     Velocity,
@@ -218,7 +219,7 @@ class SanaPipeline(PretrainedPipeline):
         velocity = self.velocity(captions, negative, scale=scale)
         return self.follow(velocity, seeds, size=size, steps=steps, on_step=on_step)
 
-    def velocity(self, captions: Captions, negative: Captions | None, *, scale: float) -> Velocity:
+    def velocity(self, captions: Captions, negative: Captions | None, *, scale: float) -> GuidedVelocity:
         """What a sampler follows for these captions; on a GPU its steps are CUDA graphs unless `cuda_graph` is off."""
         return guided_velocity(self.transformer, captions, negative, scale=scale, denoise=self._step_graphs())
 

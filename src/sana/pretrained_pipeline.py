@@ -41,7 +41,7 @@ class PretrainedPipeline:
         offload: bool = False,
         cuda_graph: bool = True,
         tile: int | None = None,
-        kernels: Kernels = "reference",
+        kernels: Kernels | None = None,
     ) -> None:
         f = autoencoder.config.compression
         if tile is not None and (tile < 1 or tile % f):
@@ -68,7 +68,7 @@ class PretrainedPipeline:
         offload: bool = False,
         cuda_graph: bool = True,
         tile: int | None = None,
-        kernels: Kernels = "reference",
+        kernels: Kernels | None = None,
     ) -> Self:
         """Load a pipeline folder, as diffusers writes it, or a Hub repository of that layout.
 
@@ -87,7 +87,8 @@ class PretrainedPipeline:
                 takes 18 GiB for 4096x4096 pixels, and 1.8 GiB with tile=1024. Pictures are the same up to the
                 rounding of sums.
             kernels: "fused" draws with Triton kernels wherever they can run, which is on a GPU, and else as
-                "reference" does, with plain PyTorch.
+                "reference" does, with plain PyTorch. None is what `sana_dit.ops.use` and `sana_ae.ops.use` say where
+                pictures are drawn: without them, "reference".
 
         Raises:
             FileNotFoundError: there is no such folder, component or revision, or it is not cached and the Hub is out of

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sana.pixels import resize_and_crop, to_pil
 from sana.prompts import pair
-from sana_dit import Captions, Velocity
+from sana_dit import Captions, GuidedVelocity
+from sana_dit.sampling import Step
 
 if TYPE_CHECKING:
     from sana.pipeline import SanaPipeline
@@ -47,14 +48,26 @@ class Race:
         self._captions, self._negative = captions, negative
         self._scale = scale
         self._batch_size = batch_size
-        self._velocities: dict[int, Velocity] = {}
+        self._velocities: dict[int, GuidedVelocity] = {}
 
-    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        """Velocity of latents (B, C, h, w), zero for samples that are out."""
-        v = torch.zeros_like(x)
-        for rows in self._batches():
-            v[rows] = self._guided(len(rows))(x[rows], t[rows])
-        return v
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Velocity of latents (B, C, h, w) at a timestep that all share (B,), zero for samples that are out."""
+        return self.scheduled(t[:1])(x, 0)
+
+    def scheduled(self, timesteps: Tensor) -> Step:
+        """The same at a sampler's timesteps (steps,), which are read at once, as in a call of the pipeline."""
+        steps: dict[int, Step] = {}
+
+        def step(x: Tensor, number: int) -> Tensor:
+            v = torch.zeros_like(x)
+            for rows in self._batches():
+                count = len(rows)
+                if count not in steps:
+                    steps[count] = self._guided(count).scheduled(timesteps)
+                v[rows] = steps[count](x[rows], number)
+            return v
+
+        return step
 
     def pictures(self, latents: Tensor, wanted: tuple[int, int]) -> list[Image.Image]:
         """What the samples still in the race look like, out of latents (B, C, h, w) of all, at `wanted` pixels."""
@@ -65,7 +78,7 @@ class Race:
         size = self._batch_size
         return [self.racing[start : start + size] for start in range(0, len(self.racing), size)]
 
-    def _guided(self, count: int) -> Velocity:
+    def _guided(self, count: int) -> GuidedVelocity:
         """The velocity of so many samples; kept, so that the caption is read once for each size of a batch."""
         if count not in self._velocities:
             embeddings, mask = self._captions
@@ -104,7 +117,7 @@ def draw_with_previews(
             chosen = keep(race.pictures(x0, wanted))
             race.racing = [race.racing[place] for place in checked_places(chosen, len(race.racing))]
 
-    latents = pipeline.follow(race.velocity, seeds, size=drawn, steps=steps, on_step=look)
+    latents = pipeline.follow(race, seeds, size=drawn, steps=steps, on_step=look)
     pictures = race.pictures(latents, wanted)
     return [(seeds[place], picture) for place, picture in zip(race.racing, pictures, strict=True)]
 

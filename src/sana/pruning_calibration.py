@@ -101,7 +101,9 @@ def measure_importance(
     samples: list[Sample] = []
 
     def run() -> Iterator[None]:
-        for sample in draw_samples(pipeline, calibration):
+        drawn = draw_samples(pipeline, calibration)
+        total = len(calibration.prompts)
+        for sample in tqdm(drawn, desc="block importance", total=total, unit=" prompts", disable=not progress):
             samples.append(sample)
             yield
 
@@ -117,7 +119,7 @@ def measure_importance(
         batch_parts=("unconditional", "conditional") if guided else (),
         window=window,
         calibration=calibration.description,
-        progress=progress,
+        progress=False,  # a bar of its own would not know how many prompts there are
     )
     return importance, samples
 

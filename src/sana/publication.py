@@ -1,24 +1,22 @@
 """What would be published from a folder, and whether it may be: looked into before anything is uploaded."""
 
-import re
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
-from yaml import YAMLError  # what ModelCard raises
 
-CARD = "README.md"
+from sana.card_problems import CARD, card_problems
+from sana.model_completeness import missing_files
+
 PUBLISHED = (".jinja", ".json", ".jsonl", ".md", ".model", ".png", ".safetensors", ".txt")
 """All that is published, beside a licence: `.model` and `.jinja` are of tokenizers."""
-LICENCES = ("COPYING", "LICENCE", "LICENSE", "NOTICE")
+LEGAL = ("COPYING", "LICENCE", "LICENSE", "NOTICE")
 PICKLES = (".bin", ".ckpt", ".distcp", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth")
 UNFINISHED = (".incomplete", ".lock", ".new", ".part", ".tmp")
-# {{ jinja }}, {{jinja}} but no {{BibTeX title}}, {% jinja %}, [More Information Needed]
-_UNFILLED = re.compile(r"\{\{[-\s].*?\}\}|\{\{[\w.]+\}\}|\{%.*?%\}|\[More Information Needed\]", re.I)
-_HEADER = re.compile(r"\A---\n.*?\n---\n", re.S)
+_BEGINNINGS = {".model": b"\n", ".png": b"\x89PNG\r\n\x1a\n"}  # of SentencePiece's first piece, and of a picture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,42 +49,28 @@ def inspect_folder(folder: Path, *, card: str | None = None) -> Publication:
     Raises:
         FileNotFoundError: There is no such folder, or it holds no model.
         ValueError: Names everything that keeps it from being published: pickles, code and any other file that a model
-            does not need, unfinished files, links out of the folder, weights that are damaged or not finite, a card
-            without a licence or text or with unfilled fields.
+            does not need, unfinished files, links out of the folder, files that are not what their names say, weights
+            that are missing, damaged or not finite, a card without a licence that the Hub knows, without text or with
+            unfilled fields.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder: give one that save_pretrained wrote")
     if not any((folder / name).is_file() for name in ("model_index.json", "config.json")):
         raise FileNotFoundError(f"{folder} has neither model_index.json nor config.json: it holds no model")
     paths = sorted(path for path in folder.rglob("*") if _is_published(path, folder))
+    names = {path.relative_to(folder).as_posix() for path in paths}
     own = folder / CARD
-    text = own.read_text(encoding="utf-8") if card is None and own.is_file() else card
-    problems = [problem for path in paths for problem in _file_problems(path, folder)]
-    problems += ["there is no README.md: write a card, or name a licence to have one made"] if text is None else []
-    problems += card_problems(text or "") if text is not None else []
+    text = own.read_text(encoding="utf-8", errors="replace") if card is None and own.is_file() else card
+    read = [path for path in paths if card is None or path != own]
+    problems = [problem for path in read for problem in _file_problems(path, folder)]
+    problems += missing_files(folder, names)
+    no_card = [f"there is no {CARD}: write a card, or name a licence to have one made"]
+    problems += no_card if text is None else card_problems(text)
     if problems:
         raise ValueError(f"{folder} cannot be published:" + "".join(f"\n- {problem}" for problem in problems))
     assert text is not None
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
     return Publication(folder=folder, sizes=sizes | {CARD: len(text.encode())}, card=text)
-
-
-def card_problems(text: str) -> Iterator[str]:
-    """Yields what a card lacks."""
-    try:
-        data = vars(ModelCard(text, ignore_metadata_errors=False).data)
-    except (ValueError, YAMLError) as error:
-        yield f"the header of {CARD} is no YAML: {error}"
-        return
-    if not data.get("license"):
-        yield f"{CARD} names no licence: add `license: apache-2.0`, or the one that holds, to its header"
-    if data.get("license") == "other" and not (data.get("license_name") and data.get("license_link")):
-        yield f"{CARD} says `license: other`: add license_name and license_link"
-    lines = _HEADER.sub("", text).splitlines()
-    if not any(line.strip() and not line.startswith("#") for line in lines):
-        yield f"{CARD} says nothing about the model: write what it is and draws, or have a card made with --license"
-    if unfilled := sorted({match[0] for match in _UNFILLED.finditer(text)}):
-        yield f"{CARD} has fields that nobody filled in: {', '.join(unfilled)}"
 
 
 def _is_published(path: Path, folder: Path) -> bool:
@@ -104,10 +88,29 @@ def _file_problems(path: Path, folder: Path) -> Iterator[str]:
         yield f"{name} is code: nothing that a model brings along is executed, so leave it out"
     elif suffix in UNFINISHED:
         yield f"{name} looks unfinished: finish writing it, or remove it"
-    elif suffix not in PUBLISHED and path.name.upper() not in LICENCES:
+    elif suffix not in PUBLISHED and path.name.upper() not in LEGAL:
         yield f"{name} is nothing that a model needs ({', '.join(PUBLISHED)}): move it out of the folder"
     elif suffix == ".safetensors":
         yield from _weight_problems(path, name)
+    elif suffix in _BEGINNINGS:
+        with path.open("rb") as file:
+            if file.read(len(_BEGINNINGS[suffix])) != _BEGINNINGS[suffix]:
+                yield f"{name} is no {suffix} file, whatever it is called: write it again, or remove it"
+    else:
+        yield from _text_problems(path, name)
+
+
+def _text_problems(path: Path, name: str) -> Iterator[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix.lower() == ".json" else {}
+    except UnicodeDecodeError as error:
+        yield f"{name} is no UTF-8 text ({error}): save it as UTF-8, or remove it"
+    except ValueError as error:
+        yield f"{name} is no JSON ({error}): write it again, or remove it"
+    else:
+        if not isinstance(values, dict) and name.endswith(("config.json", "index.json")):
+            yield f"{name} holds a {type(values).__name__}, not an object: write it again"
 
 
 def _weight_problems(path: Path, name: str) -> Iterator[str]:

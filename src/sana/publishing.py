@@ -11,8 +11,10 @@ from typing import Literal, get_args
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # documented, not marked as exported
 
-from sana.publication import CARD, PICKLES, Publication
+from sana.card_problems import CARD
+from sana.publication import PICKLES, Publication
 
 Existing = Literal["refuse", "update", "replace"]
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin.index.json", ".h5", ".msgpack", *PICKLES)
@@ -51,8 +53,7 @@ def publish(
     """
     if existing not in get_args(Existing):
         raise ValueError(f"existing is {existing!r}; it must be one of {', '.join(get_args(Existing))}")
-    if repo.count("/") != 1:
-        raise ValueError(f"repo is {repo!r}; a Hub id is owner/name")
+    check_hub_id(repo)
     api = HfApi(token=token)
     with _trouble_told(repo, "was not published"):
         api.create_repo(repo, private=private, exist_ok=True)
@@ -67,6 +68,13 @@ def publish(
         with _trouble_told(repo, f"is published, but its revision {commit.oid} has no tag"):
             api.create_tag(repo, tag=tag, revision=commit.oid)
     return str(commit.commit_url)
+
+
+def check_hub_id(repo: str) -> None:
+    """Raises ValueError where no repository can have this name."""
+    if repo.count("/") != 1:
+        raise ValueError(f"repo is {repo!r}; a Hub id is owner/name")
+    validate_repo_id(repo)  # its HFValidationError is a ValueError
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def test_a_hub_repository_is_downloaded_in_parts(tmp_path, write_weights, monkey
         asked.append((repo, revision, allow_patterns))
         return str(tmp_path)
 
-    monkeypatch.setattr("sana_ae.checkpoint_reading.snapshot_download", download)
+    monkeypatch.setattr("sana_ae.hub_download.snapshot_download", download)
     files = find_checkpoint("owner/pipe", subfolder=None, revision="v1", dtype=None)
     assert files.folder == tmp_path / "vae"
     assert asked[-1] == ("owner/pipe", "v1", ["vae/diffusion_pytorch_model.safetensors"])
@@ -125,7 +125,7 @@ def test_of_a_hub_repository_of_another_kind_no_weights_are_downloaded(tmp_path,
         asked.extend(filter_repo_objects(files, allow_patterns=allow_patterns))
         return str(tmp_path)
 
-    monkeypatch.setattr("sana_ae.checkpoint_reading.snapshot_download", download)
+    monkeypatch.setattr("sana_ae.hub_download.snapshot_download", download)
     monkeypatch.setattr("sana_ae.hub_download.HfApi.model_info", lambda *arguments, **options: None)
     with pytest.raises(FileNotFoundError, match="download one of another name and give its path"):
         find("owner/unet")

@@ -58,3 +58,43 @@ def test_one_image_has_no_covariance():
 def test_no_images_are_refused():
     with pytest.raises(ValueError, match="no images"):
         reconstruction_metrics(lambda x: x, torch.zeros(0, 3, 16, 16))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_reconstructions_that_are_not_finite_have_no_metrics(value):
+    images = torch.rand(4, 3, 16, 16).mul(255).byte()
+
+    def broken(x):
+        x[:, :, 3, 3] = value
+        return x
+
+    measured = reconstruction_metrics(
+        broken, images, batch_size=2, perceptual=MultiScaleSSIM(), features=lambda x: x.mean(dim=(2, 3))
+    )
+    assert [name for name, found in measured.items() if not math.isnan(found)] == []
+
+
+def test_features_that_are_not_finite_have_no_distance():
+    images = torch.rand(4, 3, 16, 16).mul(255).byte()
+    measured = reconstruction_metrics(lambda x: x, images, features=lambda x: x.mean(dim=(2, 3)) / 0)
+    assert math.isnan(measured["rfid"])
+    assert measured["psnr"] == math.inf
+
+
+def test_a_reconstruction_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"images \(2, 3, 33, 33\) were reconstructed as \(2, 3, 32, 32\)"):
+        reconstruction_metrics(lambda x: x[..., :32, :32], torch.zeros(2, 3, 33, 33))
+
+
+def test_nothing_is_fp64_on_the_device_of_the_images():
+    """As on MPS, which has none: a tensor is converted after it came to the CPU."""
+
+    class Elsewhere(torch.Tensor):
+        def cpu(self):
+            return self.as_subclass(torch.Tensor)
+
+        def double(self):
+            raise TypeError("no fp64 here")
+
+    images = torch.rand(2, 3, 16, 16).mul(255).byte().as_subclass(Elsewhere)
+    reconstruction_metrics(lambda x: x, images, perceptual=MultiScaleSSIM(), features=lambda x: x.mean(dim=(2, 3)))

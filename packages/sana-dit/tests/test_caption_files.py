@@ -144,7 +144,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
             shutil.copy(repo / file, cache / file)
         return str(cache)
 
-    monkeypatch.setattr("sana_dit.checkpoint_reading.snapshot_download", download)
+    monkeypatch.setattr("sana_dit.hub_download.snapshot_download", download)
     return repo, cache
 
 

@@ -104,7 +104,7 @@ def test_only_what_a_transformer_needs_is_asked_of_the_hub(tmp_path, monkeypatch
         touch(tmp_path, *(name for name in allow_patterns if name == f"transformer/{NAME}.bf16.safetensors"))
         return str(tmp_path)
 
-    monkeypatch.setattr("sana_dit.checkpoint_reading.snapshot_download", download)
+    monkeypatch.setattr("sana_dit.hub_download.snapshot_download", download)
     assert find("owner/name", dtype=torch.bfloat16)[0] == [f"{NAME}.bf16.safetensors"]
     assert [pattern for pattern in asked if pattern.endswith("safetensors")] == [
         "*sana.safetensors",
@@ -118,7 +118,7 @@ def test_a_single_file_of_a_usual_name_is_found_on_the_hub(tmp_path, monkeypatch
         touch(tmp_path, *filter_repo_objects([name, "unet/model.pth"], allow_patterns=allow_patterns))
         return str(tmp_path)
 
-    monkeypatch.setattr("sana_dit.checkpoint_reading.snapshot_download", download)
+    monkeypatch.setattr("sana_dit.hub_download.snapshot_download", download)
     assert find("owner/name")[0] == [Path(name).name]
     assert not (tmp_path / "unet").exists()
 

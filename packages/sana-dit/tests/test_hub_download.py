@@ -1,9 +1,12 @@
 """What loading says of files that a Hub has or may have; no network is used."""
 
+import hashlib
+
 import pytest
 from huggingface_hub import constants
 
 from sana_dit import SanaTransformer
+from sana_dit.hub_download import download
 
 
 @pytest.fixture
@@ -15,7 +18,7 @@ def offline(monkeypatch):
 def partial_cache(tmp_path, monkeypatch):
     """A repository of whose files the cache holds one."""
     (tmp_path / "config.json").write_text("{}")
-    monkeypatch.setattr("sana_dit.checkpoint_reading.snapshot_download", lambda *repo, **options: str(tmp_path))
+    monkeypatch.setattr("sana_dit.hub_download.snapshot_download", lambda *repo, **options: str(tmp_path))
     return "nobody/nothing"
 
 
@@ -36,3 +39,46 @@ def test_what_a_hub_does_not_have_is_missing_without_more_words(partial_cache, m
     monkeypatch.setattr("sana_dit.hub_download.HfApi.model_info", lambda *repo, **options: None)
     with pytest.raises(FileNotFoundError, match=r"no transformer in(?!.*reached)"):
         SanaTransformer.from_pretrained(partial_cache)
+
+
+@pytest.fixture
+def cached_file(tmp_path, monkeypatch):
+    """The one file of a cached repository, which a Hub has too: its content in the cache, and what fetches it again."""
+    name = hashlib.sha256(b"whole").hexdigest()
+    content, link = tmp_path / "blobs" / name, tmp_path / "snapshots" / "abc" / "model.bin"
+    for path in (content, link):
+        path.parent.mkdir(parents=True)
+    content.write_bytes(b"whole")
+    link.symlink_to(content)
+    fetched = []
+
+    def fetch(repo, name, *, revision, force_download):
+        fetched.append((repo, name, revision, force_download))
+        content.write_bytes(b"whole")
+
+    monkeypatch.setattr("sana_dit.hub_download.snapshot_download", lambda *repo, **options: str(link.parent))
+    monkeypatch.setattr("sana_dit.hub_download.hf_hub_download", fetch)
+    return content, fetched
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again(cached_file):
+    content, fetched = cached_file
+    content.write_bytes(b"whale")  # as long
+    download("nobody/nothing", None, ["*.json"])  # this file is not among them
+    with pytest.warns(UserWarning, match=r"model\.bin of nobody/nothing were damaged in the cache: fetched again"):
+        folder = download("nobody/nothing", None, ["*.bin"])
+    assert (folder / "model.bin").read_bytes() == b"whole"
+    download("nobody/nothing", None, ["*.bin"])
+    assert fetched == [("nobody/nothing", "model.bin", "abc", True)]
+
+
+def test_a_damaged_file_that_cannot_be_fetched_is_named_with_a_remedy(cached_file, monkeypatch):
+    def fail(*repo, **options):
+        raise ValueError("offline")
+
+    monkeypatch.setattr("sana_dit.hub_download.hf_hub_download", fail)
+    cached_file[0].write_bytes(b"who")
+    with pytest.raises(
+        OSError, match=r"model\.bin of nobody/nothing is damaged in the cache .*load once with a network"
+    ):
+        download("nobody/nothing", None, ["*.bin"])

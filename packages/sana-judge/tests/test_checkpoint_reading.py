@@ -47,7 +47,7 @@ def test_a_repository_is_downloaded_without_its_code(nvila_tiny, monkeypatch):
         asked.append((repo, revision, allow_patterns))
         return str(nvila_tiny)
 
-    monkeypatch.setattr("sana_judge.checkpoint_reading.snapshot_download", download)
+    monkeypatch.setattr("sana_judge.hub_download.snapshot_download", download)
     assert find_checkpoint("owner/judge", revision="v1") == nvila_tiny
     [(repo, revision, patterns)] = asked
     assert (repo, revision) == ("owner/judge", "v1")

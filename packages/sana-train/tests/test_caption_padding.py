@@ -90,6 +90,8 @@ def test_batches_that_cannot_be_cut_are_left_alone():
         {"images": whole["latents"], "key": whole["key"]},
         whole | {"caption": whole["caption"][..., 0].long()},  # token ids, which a text encoder is yet to read
         whole | {"caption_mask": whole["caption_mask"][:, :7]},
+        {name: entry[:0] for name, entry in whole.items()},
+        whole | {"caption": whole["caption"][:, :0], "caption_mask": whole["caption_mask"][:, :0]},
         whole | {"caption": whole["caption"].to("meta"), "caption_mask": whole["caption_mask"].to("meta")},
     )
     assert all(without_padding(other) is other for other in others)

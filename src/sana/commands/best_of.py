@@ -69,7 +69,7 @@ def best_of(
     device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1, mps or cpu.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     quantize: Annotated[str | None, typer.Option(help="int8 or nf4: weights in 8 or 4 bits.")] = None,
-    kernels: Annotated[str, typer.Option(help="reference (PyTorch), or fused: Triton on a GPU.")] = "reference",
+    kernels: Annotated[str | None, typer.Option(help="reference (PyTorch), or fused: Triton on a GPU.")] = None,
     offload: Annotated[bool, typer.Option(help="Keep the caption encoder in CPU memory while drawing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, a record per prompt.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,

@@ -50,7 +50,7 @@ def generate(
     device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1, mps or cpu.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     quantize: Annotated[str | None, typer.Option(help="int8 or nf4: weights in 8 or 4 bits.")] = None,
-    kernels: Annotated[str, typer.Option(help="reference (PyTorch), or fused: Triton on a GPU.")] = "reference",
+    kernels: Annotated[str | None, typer.Option(help="reference (PyTorch), or fused: Triton on a GPU.")] = None,
     offload: Annotated[bool, typer.Option(help="Keep the caption encoder in CPU memory while drawing.")] = False,
     guard: Annotated[bool, typer.Option("--guard", help="Draw nothing if ShieldGemma finds a prompt harmful.")] = False,
     guard_model: Annotated[
@@ -115,9 +115,11 @@ def generate(
         )
         if geneval:
             from sana.geneval_drawing import draw_geneval
+            from sana.kernels import kernels_in_force
 
             height, width = pipeline.sizes(height, width)[1]
-            settings |= {"height": height, "width": width, "dtype": dtype, "quantize": quantize, "kernels": kernels}
+            settings |= {"height": height, "width": width, "dtype": dtype, "quantize": quantize}
+            settings |= {"kernels": kernels_in_force(pipeline.kernels)}
             draw_geneval(
                 partial(draw, progress=False),
                 metadata,
@@ -195,9 +197,9 @@ def parsed_quantization(kind: str | None) -> Any:
     return kind
 
 
-def parsed_kernels(kind: str) -> Any:
+def parsed_kernels(kind: str | None) -> Any:
     """The kind that --kernels names."""
-    if kind not in ("reference", "fused"):
+    if kind not in (None, "reference", "fused"):
         raise ValueError(f"--kernels is {kind!r}; it is reference or fused")
     return kind
 

@@ -29,14 +29,18 @@ def publish(
     limits: Annotated[str | None, typer.Option(help="What it cannot do, for the card.")] = None,
     base_model: Annotated[str | None, typer.Option(help="Hub id of the model it was made from, for the card.")] = None,
     training_data: Annotated[str | None, typer.Option(help="What it was trained on, for the card.")] = None,
-    parity: Annotated[str | None, typer.Option(help="How it compares with diffusers, for a pipeline's card.")] = None,
+    parity: Annotated[
+        Path | None, typer.Option(help="What `python -m benchmarks.image` measured beside diffusers, for the card.")
+    ] = None,
     results: Annotated[Path | None, typer.Option(help="Table that `sana evaluate` wrote, for the card.")] = None,
 ) -> None:
     """Publish a model: nothing is uploaded unless all of it is fit to be."""
     with messages():
-        from sana.publication import CARD, inspect_folder
-        from sana.publishing import publish
+        from sana.card_problems import CARD
+        from sana.publication import inspect_folder
+        from sana.publishing import check_hub_id, publish
 
+        check_hub_id(repo)
         card = None
         if licence is not None:
             if (folder / CARD).exists():

@@ -10,11 +10,10 @@ from typing import Any
 from zipfile import is_zipfile
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from sana_ae.hub_download import HUB_ID, absence_explained
+from sana_ae.hub_download import HUB_ID, absence_explained, download
 
 CONFIG = "config.json"
 FACTS = "sana.json"
@@ -94,12 +93,7 @@ def _fetcher(repo_or_dir: str, revision: str | None) -> _Fetch:
         raise FileNotFoundError(
             f"{repo_or_dir} is neither a file nor a folder: give one, or a Hub repository as owner/name."
         )
-
-    def fetch(patterns: list[str]) -> Path:
-        with absence_explained(repo_or_dir, revision):
-            return Path(snapshot_download(repo_or_dir, revision=revision, allow_patterns=patterns))
-
-    return fetch
+    return lambda patterns: download(repo_or_dir, revision, patterns)
 
 
 def _find_diffusers(fetch: _Fetch, folder: Path, prefix: str, dtype: torch.dtype | None) -> tuple[Path, ...]:

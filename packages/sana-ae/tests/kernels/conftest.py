@@ -33,9 +33,14 @@ class Binary(NamedTuple):
 
     registers: int  # of a thread
     shared: int  # bytes of a program
-    load: int  # bytes of a thread's widest load
+    loads: dict[str, int]  # how many of a thread's loads have so many bytes, the widest first
     stack: int  # bytes of a thread, where registers spill to
     text: str  # PTX or AMD's assembly
+
+    @property
+    def load(self) -> int:
+        """Bytes of a thread's widest load."""
+        return max(map(int, self.loads))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -82,14 +87,14 @@ def compiled(tmp_path: Path) -> Callable[..., Binary]:
 
 @pytest.fixture
 def complaints() -> Callable[..., list[str]]:
-    """Lists what is wrong with a kernel; `noted` are the registers, shared memory and load it should take."""
+    """Lists what is wrong with a kernel; `noted` are the registers, shared memory and loads it should have."""
 
     def list_them(binary: Binary, architecture: str, noted: list[int] | None = None) -> list[str]:
         found = [f"spills {binary.stack} bytes a thread"] if binary.stack else []
         if binary.shared > SHARED[architecture]:
             found.append(f"takes {binary.shared} shared bytes of {SHARED[architecture]}")
         if noted is not None and list(binary[:3]) != noted:
-            found.append(f"takes (registers, shared bytes, load) {list(binary[:3])}, noted were {noted}")
+            found.append(f"takes (registers, shared bytes, loads) {list(binary[:3])}, noted were {noted}")
         return found
 
     return list_them
@@ -186,8 +191,8 @@ def _nvidia(binary: Any, cubin: Path) -> Binary:
     text = binary.asm["ptx"]
     loads = re.findall(r"ld\.global[\w:.]*?(?:\.v(\d))?\.b(\d+)", text)
     copies = re.findall(r"cp\.async\.c[ag]\.shared\.global \[.*?\], \[.*?\], (0x\w+)", text)
-    load = max([int(count or 1) * int(bits) // 8 for count, bits in loads] + [int(size, 16) for size in copies])
-    return Binary(registers, binary.metadata.shared, load, stack, text)
+    widths = [int(count or 1) * int(bits) // 8 for count, bits in loads] + [int(size, 16) for size in copies]
+    return Binary(registers, binary.metadata.shared, _counted(widths), stack, text)
 
 
 def _amd(binary: Any) -> Binary:
@@ -195,5 +200,9 @@ def _amd(binary: Any) -> Binary:
     registers, stack = (
         int(re.search(rf"\.{name}:\s+(\d+)", text).group(1)) for name in ("vgpr_count", "private_segment_fixed_size")
     )
-    load = max(LOADS.get(kind, 2) for kind in re.findall(r"(?:global|buffer)_load_(\w+)", text))
-    return Binary(registers, binary.metadata.shared, load, stack, text)
+    widths = [LOADS.get(kind, 2) for kind in re.findall(r"(?:global|buffer)_load_(\w+)", text)]
+    return Binary(registers, binary.metadata.shared, _counted(widths), stack, text)
+
+
+def _counted(widths: list[int]) -> dict[str, int]:
+    return {str(width): widths.count(width) for width in sorted(set(widths), reverse=True)}  # as JSON keeps it

@@ -10,12 +10,11 @@ from typing import Any
 from zipfile import is_zipfile
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sana_dit.hub_download import HUB_ID, absence_explained
+from sana_dit.hub_download import HUB_ID, absence_explained, download
 
 CONFIG = "config.json"
 FACTS = "sana.json"
@@ -123,12 +122,7 @@ def fetcher(repo_or_dir: str | PathLike[str], revision: str | None) -> Fetch:
         raise FileNotFoundError(
             f"{repo_or_dir} is neither a file nor a folder: give one, or a Hub repository as owner/name"
         )
-
-    def fetch(patterns: list[str]) -> Path:
-        with absence_explained(repo_or_dir, revision):
-            return Path(snapshot_download(repo_or_dir, revision=revision, allow_patterns=patterns))
-
-    return fetch
+    return lambda patterns: download(repo_or_dir, revision, patterns)
 
 
 def _find_diffusers(fetch: Fetch, folder: Path, prefix: str, dtype: torch.dtype | None) -> tuple[Path, ...]:

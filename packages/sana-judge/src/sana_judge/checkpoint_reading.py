@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sana_judge.hub_download import HUB_ID, absence_explained
+from sana_judge.hub_download import HUB_ID, download
 
 CONFIG = "config.json"
 PARTS = ("llm", "vision_tower", "mm_projector")
@@ -33,8 +32,7 @@ def find_checkpoint(repo_or_dir: str | PathLike[str], *, revision: str | None) -
     if not folder.is_dir():
         if not isinstance(repo_or_dir, str) or not HUB_ID.fullmatch(repo_or_dir):
             raise FileNotFoundError(f"{repo_or_dir} is not a folder: give one, or a Hub repository as owner/name")
-        with absence_explained(repo_or_dir, revision):
-            folder = _download(repo_or_dir, revision)
+        folder = _download(repo_or_dir, revision)
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder} has no {CONFIG}: give the folder of a whole checkpoint")
     return folder
@@ -146,9 +144,9 @@ def fingerprint(root: Path) -> str:
 
 
 def _download(repo: str, revision: str | None) -> Path:
-    folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*_READ, "*.safetensors"]))
+    folder = download(repo, revision, [*_READ, "*.safetensors"])
     if not any(folder.rglob("*.safetensors")):
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=["*pytorch_model*.bin"]))
+        folder = download(repo, revision, ["*pytorch_model*.bin"])
     return folder
 
 

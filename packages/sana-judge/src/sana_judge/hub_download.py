@@ -1,19 +1,59 @@
-"""What to do where a file of a Hub repository could not be had."""
+"""Files of Hub repositories: whole ones, and what to do where one could not be had."""
 
+import hashlib
+import json
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from os import PathLike
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+from tqdm import tqdm
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+CHECKED = ".sana-checked.json"
+"""Beside the cache's blobs: the modification time and size at which each was last found whole."""
 
 
 class HubNotReachedError(FileNotFoundError):
     """The cache lacks a file, and the Hub, which may have it, could not be asked."""
+
+
+def download(repo: str, revision: str | None, patterns: list[str]) -> Path:
+    """Returns the folder of a repository in the cache, with its files of these patterns there, and whole."""
+    with absence_explained(repo, revision):
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    mend_snapshot(repo, folder, patterns)
+    return folder
+
+
+def mend_snapshot(repo: str, snapshot: Path, patterns: Sequence[str] = ("*",)) -> list[str]:
+    """Fetches every damaged file of a folder of the cache again, warns of them, and returns their paths in it.
+
+    The cache names each file's content by its hash. A file is read once, and again when its time or size is another.
+    Where the cache holds copies and not links (Windows without developer mode) nothing is known.
+
+    Raises:
+        OSError: A file is damaged and the Hub is out of reach.
+    """
+    damaged = _damaged(snapshot, patterns)
+    for name, content in damaged.items():
+        try:
+            hf_hub_download(repo, name, revision=snapshot.name, force_download=True)
+        except (OSError, ValueError) as error:  # ValueError: huggingface_hub was told to stay offline
+            raise OSError(
+                f"{name} of {repo} is damaged in the cache ({content}), and the Hub was not reached: load once with a "
+                "network and without HF_HUB_OFFLINE, which fetches it again, or copy that file from another cache"
+            ) from error
+    if damaged:
+        warnings.warn(f"{', '.join(damaged)} of {repo} were damaged in the cache: fetched again", stacklevel=3)
+    return list(damaged)
 
 
 @contextmanager
@@ -49,3 +89,44 @@ def _is_reached(repo: str) -> bool:
     except Exception:  # what huggingface_hub is built on, and so its errors, differ from release to release
         return False
     return True
+
+
+def _damaged(snapshot: Path, patterns: Sequence[str]) -> dict[str, Path]:
+    """The contents that are not what their names say, by the names in the repository."""
+    stamps = snapshot.parents[1] / CHECKED
+    checked: dict[str, list[int]] = {}
+    with suppress(OSError, ValueError):
+        checked = json.loads(stamps.read_text(encoding="utf-8"))
+    whole, damaged = dict(checked), dict[str, Path]()
+    links = {path.relative_to(snapshot).as_posix(): path for path in snapshot.rglob("*") if path.is_symlink()}
+    names = [name for name in sorted(links) if any(fnmatch(name, pattern) for pattern in patterns)]
+    quiet = bool(are_progress_bars_disabled())
+    for name in tqdm(names, desc="checking the cache", unit="file", delay=1, disable=quiet):
+        content = links[name].resolve()
+        if not content.is_file():
+            continue  # fetched as any file that is not there
+        stamp = [content.stat().st_mtime_ns, content.stat().st_size]
+        if checked.get(content.name) == stamp:
+            continue
+        if _is_whole(content):
+            whole[content.name] = stamp
+        else:
+            damaged[name] = content
+    if whole != checked:
+        with suppress(OSError):  # a cache that may only be read
+            temporary = stamps.with_name(f"{CHECKED}.{os.getpid()}")
+            temporary.write_text(json.dumps(whole), encoding="utf-8")
+            temporary.replace(stamps)
+    return damaged
+
+
+def _is_whole(content: Path) -> bool:
+    algorithm = {64: "sha256", 40: "sha1"}.get(len(content.name))  # of large files, and git's of the others
+    if algorithm is None:
+        return True  # named by an etag that is no hash
+    start = f"blob {content.stat().st_size}\0".encode() if algorithm == "sha1" else b""
+    digest = hashlib.new(algorithm, start, usedforsecurity=False)
+    with content.open("rb") as file:
+        while chunk := file.read(2**22):
+            digest.update(chunk)
+    return digest.hexdigest() == content.name

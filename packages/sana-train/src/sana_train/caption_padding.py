@@ -14,7 +14,7 @@ def without_padding(batch: Batch) -> Batch:
 
     Lengths are rounded up to multiples of 16; tokens keep their places. A caption of which no token counts is kept
     whole: attention without a token to prefer sees them all. So is a batch in the memory of a GPU, which the CPU would
-    have to wait for, and one without these two entries.
+    have to wait for, an empty one, and one without these two entries.
     """
     caption: Any = batch.get("caption")
     mask: Any = batch.get("caption_mask")
@@ -32,4 +32,4 @@ def without_padding(batch: Batch) -> Batch:
 
 def _can_be_cut(caption: Any, mask: Any) -> bool:
     at_hand = all(isinstance(x, Tensor) and x.is_cpu for x in (caption, mask))
-    return at_hand and caption.ndim == 3 and mask.shape == caption.shape[:2]
+    return at_hand and caption.ndim == 3 and mask.shape == caption.shape[:2] and mask.numel() > 0

@@ -25,8 +25,9 @@ class Batches(Protocol):
     def __call__(self, step: int, /) -> Batch:
         """Return the whole batch of optimizer step `step`: a dict with `key`, one name per sample.
 
-        Each entry is a tensor or a list with one item per sample. `caption` (B, L, Dc) is cut to the longest that
-        `caption_mask` (B, L) leaves, rounded up to 16 tokens, before an objective sees it.
+        Each entry is a tensor or a list with one item per sample. `caption` (B, L, Dc) on the CPU is cut to the
+        longest that `caption_mask` (B, L) leaves, rounded up to 16 tokens, before an objective sees it, unless blocks
+        are compiled (`TrainConfig.compile`).
         """
 
 

@@ -196,6 +196,7 @@ def test_too_many_bad_samples_stop_the_run_also_when_resumed(encode, dataset, tm
             TooManyBadSamplesError, match=r"2 of 20 samples had to be skipped \(2 file missing\)"
         ) as caught:
             encode(max_skipped=0.05)
+        assert "--max-skipped" in str(caught.value)
         listed = tmp_path / "out" / "skipped.jsonl"
         assert caught.value.__notes__ == [f"All of them are listed in {listed}"]
         assert len(listed.read_text().splitlines()) == 2

@@ -1,11 +1,13 @@
 """The adapters on tiny random models, saved and loaded as real ones are."""
 
 import json
+from importlib.metadata import version
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import (
+    BertTokenizerFast,
     BlipConfig,
     BlipForConditionalGeneration,
     BlipImageProcessor,
@@ -14,6 +16,7 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     CLIPProcessor,
+    CLIPTokenizerFast,
     CLIPVisionConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -34,11 +37,14 @@ TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num
 SIDE = {"height": 32, "width": 32}
 
 
-def tokenizer():
-    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+def tokenizer(kind=PreTrainedTokenizerFast):
+    """Of words; in transformers 4 a processor takes its own `kind` alone, and that a sequence and a normalizer."""
+    vocabulary = {word: index for index, word in enumerate(WORDS)}
+    words = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", ignore_merges=True))
+    words.normalizer = normalizers.BertNormalizer(handle_chinese_chars=False, lowercase=True)
+    words.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit()])
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(
+    return (PreTrainedTokenizerFast if version("transformers") >= "5" else kind)(
         tokenizer_object=words, **special, additional_special_tokens=["<image>"], model_max_length=20
     )
 
@@ -89,7 +95,7 @@ def clip(tmp_path):
     text = TINY | {"vocab_size": len(WORDS), "max_position_embeddings": 20, "eos_token_id": 2, "bos_token_id": 1}
     vision = TINY | {"image_size": 32, "patch_size": 16}
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(tmp_path)
-    CLIPProcessor(CLIPImageProcessor(size=SIDE, crop_size=SIDE), tokenizer()).save_pretrained(tmp_path)
+    CLIPProcessor(CLIPImageProcessor(size=SIDE, crop_size=SIDE), tokenizer(CLIPTokenizerFast)).save_pretrained(tmp_path)
     return tmp_path
 
 
@@ -106,7 +112,7 @@ def test_a_plain_captioner_needs_no_prompt(tmp_path, images):
     text = TINY | {"vocab_size": len(WORDS), "encoder_hidden_size": 16, "bos_token_id": 1, "sep_token_id": 2}
     vision = TINY | {"image_size": 32, "patch_size": 16}
     BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision)).save_pretrained(tmp_path)
-    BlipProcessor(BlipImageProcessor(size=SIDE), tokenizer()).save_pretrained(tmp_path)
+    BlipProcessor(BlipImageProcessor(size=SIDE), tokenizer(BertTokenizerFast)).save_pretrained(tmp_path)
     captioner = TransformersCaptioner.from_pretrained(tmp_path, max_new_tokens=5)
     assert captioner.identity == {"model": str(tmp_path), "prompt": None, "max_new_tokens": 5}
     texts = captioner(images)

@@ -30,8 +30,10 @@ def reconstruction_metrics(
 
     Gives "psnr" in dB, of the error over all images, and "ssim"; "lpips" where there is a `perceptual` distance;
     "rfid" where there are `features`, a function of images in [-1, 1] that gives (B, D), such as `InceptionV3`; it
-    falls as images are added, so compare it with that of as many.
+    falls as images are added, so compare it with that of as many. Where a reconstruction is not finite all are NaN.
     Everything is measured in fp32 on the device of the images.
+
+    Raises ValueError where a reconstruction has another shape than its images.
     """
     if not len(images):
         raise ValueError("there are no images to reconstruct: give at least one")
@@ -40,15 +42,22 @@ def reconstruction_metrics(
     for chunk in torch.split(images, batch_size):
         originals = as_images(chunk)
         decoded = reconstruct(originals)
+        if decoded.shape != originals.shape:
+            raise ValueError(
+                f"images {tuple(originals.shape)} were reconstructed as {tuple(decoded.shape)}: give images of a size "
+                "that the autoencoder gives back"
+            )
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             wanted, given = as_pixels(originals), as_pixels(decoded)
-            squares += float((wanted - given).square().mean(dim=(1, 2, 3)).double().sum())
-            similarity += float(ssim(given, wanted, data_range=255).double().sum())
+            # To the CPU before fp64, which not every accelerator has. As bytes, NaN would be black.
+            finite = 1.0 if decoded.isfinite().all() else math.nan
+            squares += finite * float((wanted - given).square().mean(dim=(1, 2, 3)).cpu().double().sum())
+            similarity += finite * float(ssim(given, wanted, data_range=255).cpu().double().sum())
             a, b = as_images(given.byte()), as_images(wanted.byte())
             if perceptual is not None:
-                distance += float(perceptual(a, b).double().sum())
+                distance += finite * float(perceptual(a, b).cpu().double().sum())
             if features is not None:
-                frechet.update(decoded=features(a), images=features(b))
+                frechet.update(decoded=finite * features(a), images=features(b))
     count = len(images)
     measured = {"psnr": psnr(squares / count), "ssim": similarity / count}
     if perceptual is not None:
@@ -73,8 +82,10 @@ class FrechetDistance:
         self._sets["images"].update(images)
 
     def compute(self) -> float:
-        """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)). Raises ValueError below two images."""
+        """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)); NaN of features that are. Raises ValueError below two images."""
         (mean_a, root_a), (mean_b, root_b) = (moments.compute() for moments in self._sets.values())
+        if not all(x.isfinite().all() for x in (mean_a, root_a, mean_b, root_b)):
+            return math.nan
         # S1 S2 = A'A B'B has the eigenvalues of (A B')(A B')', whose roots are the singular values of A B'.
         cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
         distance = (mean_a - mean_b).square().sum() + root_a.square().sum() + root_b.square().sum() - 2 * cross
@@ -92,7 +103,7 @@ class _Moments:
         self.rows: list[Tensor] = []
 
     def update(self, features: Tensor) -> None:
-        self.rows.append(F.pad(features.double().cpu(), (1, 0), value=1.0))  # not every accelerator has fp64
+        self.rows.append(F.pad(features.cpu().double(), (1, 0), value=1.0))
         self.count += len(features)
         if sum(map(len, self.rows)) > 2 * self.rows[-1].shape[1]:
             self.rows = [self._triangle()]

@@ -35,7 +35,7 @@ def test_norms_can_be_left_out(draw, assert_exact):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("normed", [True, False], ids=["normed", "plain"])
 @pytest.mark.parametrize("sizes", REAL)
 def test_is_as_exact_as_plain_pytorch_at_real_sizes(sizes, normed, dtype, draw, assert_exact):

@@ -90,7 +90,7 @@ def check_skipped(skipped: list[Skipped], *, total: int, fraction: float) -> Non
     named = "; ".join(f"{sample.key} ({sample.reason}: {sample.detail})" for sample in skipped[:3])
     message = (
         f"{len(skipped)} of {total} samples had to be skipped ({reasons}), and {fraction:.2%} may be; the first: "
-        f"{named}. Mend the data, or allow a larger fraction"
+        f"{named}. Mend the data, or allow a larger fraction: max_skipped, --max-skipped of sana's commands"
     )
     raise TooManyBadSamplesError(message, skipped)
 

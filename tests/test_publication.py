@@ -1,0 +1,160 @@
+"""What may be published: a folder is refused before anything is sent, with everything that is wrong with it."""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from sana.commands import app
+from sana.publication import inspect_folder
+
+JUDGE = Path(__file__).parents[1] / "src" / "sana" / "embedded" / "judge"
+CARD = "---\nlicense: apache-2.0\n---\n# A model\n\nIt draws.\n"
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+def test_weights_that_are_not_finite_are_named(folder):
+    path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["proj_out.bias"][1] = torch.nan
+    save_file(weights, path)
+    with pytest.raises(ValueError, match=r"model.safetensors has NaN or infinity in proj_out.bias"):
+        inspect_folder(folder)
+
+
+def _point_to_nothing(folder):
+    (folder / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"a": "absent.safetensors"}}')
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda folder: (folder / WEIGHTS).unlink(), r"transformer/config.json has no \[diff"),
+        (
+            lambda folder: (folder / WEIGHTS).rename(folder / "transformer/w.safetensors"),
+            "transformer/config.json has no ",
+        ),
+        (lambda folder: shutil.rmtree(folder / "vae"), "vae is missing"),
+        (lambda folder: (folder / "tokenizer/tokenizer_config.json").unlink(), "tokenizer is missing, or has no"),
+        (_point_to_nothing, r"index.json names transformer/absent.safetensors, which is missing"),
+        (lambda folder: (folder / f"{WEIGHTS}.index.json").write_text("{}"), "names no files of weights"),
+        (lambda folder: shutil.copy(folder / WEIGHTS, folder / "model-00001-of-00002.safetensors"), "no index names"),
+        (lambda folder: (folder / "transformer/config.json").write_text('{"a":'), "transformer/config.json is no JSON"),
+        (lambda folder: (folder / "transformer/config.json").write_text("[]"), "holds a list, not an object"),
+        (lambda folder: (folder / "x.json").write_bytes(pickle.dumps({})), "x.json is no UTF-8 text"),
+        (lambda folder: (folder / "x.model").write_bytes(pickle.dumps({})), "x.model is no .model file"),
+        (lambda folder: (folder / "x.png").write_bytes(pickle.dumps({})), "x.png is no .png file"),
+        (lambda folder: (folder / "README.md").write_bytes(CARD.encode("utf-16")), "README.md is no UTF-8 text"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_refused(folder, damage, problem):
+    damage(folder)
+    with pytest.raises(ValueError, match=problem):
+        inspect_folder(folder)
+
+
+def test_a_judge_without_one_of_its_parts_is_refused(tmp_path):
+    shutil.copytree(JUDGE, tmp_path / "judge")
+    assert inspect_folder(tmp_path / "judge").sizes
+    shutil.rmtree(tmp_path / "judge" / "llm")
+    with pytest.raises(ValueError, match="llm is missing"):
+        inspect_folder(tmp_path / "judge")
+
+
+def test_everything_that_is_wrong_is_named_at_once(folder, tmp_path):
+    (folder / "optimizer.pt").write_bytes(b"x")
+    (folder / "model.py").write_text("print()")
+    (folder / "vae" / "config.json.tmp").write_text("{")
+    (tmp_path / "outside").write_text("secret")
+    (folder / "inside").symlink_to(tmp_path / "outside")
+    (folder / "WEIGHTS.PT").write_bytes(b"x")
+    (folder / "recovery").mkdir()
+    (folder / "recovery" / "__0_0.distcp").write_bytes(b"x")
+    (folder / "recovery" / "lock").write_text("a host and a process")
+    (folder / "LICENSE").write_text("a licence may be published")
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"short")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "hidden.bin").write_bytes(b"x")
+    with pytest.raises(ValueError, match="cannot be published") as error:
+        inspect_folder(folder)
+    for part in (
+        "optimizer.pt may run code",
+        "model.py is code",
+        "tmp looks unfinished",
+        "inside is a link",
+        "damaged",
+        "WEIGHTS.PT may run code",
+        "recovery/__0_0.distcp may run code",
+        "recovery/lock is nothing that a model needs",
+    ):
+        assert part in str(error.value)
+    assert "hidden" not in str(error.value)
+    assert "LICENSE" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("nowhere", "me/tiny"), "nowhere is no folder"),
+        (("pipeline", "tiny"), "a Hub id is owner/name"),
+        (("pipeline", "me/ti ny"), "alphanumeric"),
+    ],
+)
+def test_a_wrong_folder_or_name_is_told_before_the_hub_is_asked(folder, monkeypatch, arguments, problem):
+    (folder / "README.md").unlink()
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    refused = CliRunner().invoke(app, ["publish", *arguments, "--license", "mit", "--dry-run"])
+    assert refused.exit_code == 2
+    assert problem in refused.stderr
+
+
+def test_a_licence_that_nobody_knows_makes_no_card(folder):
+    (folder / "README.md").unlink()
+    refused = CliRunner().invoke(app, ["publish", str(folder), "me/tiny", "--license", "nonsense", "--dry-run"])
+    assert refused.exit_code == 2
+    assert "'nonsense', which is none that the Hub knows" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("card", "problem"),
+    [
+        ("# No header", "names no licence"),
+        ("---\nlicense: other\n---\n", "license_name"),
+        ("---\nlicense: mit\n---\n# A model\n", "says nothing about the model"),
+        ("---\nlicense: mit\n---\nIt draws:\n```python\nload('{{ repo }}')\n```", "repo"),
+        ("---\nlicense: mit\n---\nIt draws.{% if x %}", "if x"),
+        ("---\nlicense: mit\n---\n[More Information Needed]", "More Information Needed"),
+        ("---\nlicense: mit\n---\n{{ what }}", "what"),
+        ("---\nlicense: [mit\n---\n", "no YAML"),
+        ("---\nlicense: unknown\n---\nIt draws.", "'unknown', which is none that the Hub knows"),
+        ("---\nlicense: foo bar\n---\nIt draws.", "'foo bar'"),
+        ("---\nlicense: [mit]\n---\nIt draws.", r"\['mit'\]"),
+        ("---\nlicense: Apache-2.0\n---\nIt draws.", r"did you mean apache-2\.0"),
+    ],
+)
+def test_a_card_that_is_not_ready_is_refused(card, problem, folder):
+    (folder / "README.md").write_text(card)
+    with pytest.raises(ValueError, match=problem):
+        inspect_folder(folder)
+
+
+def test_a_card_may_speak_of_variables_mathematics_and_papers(folder):
+    paper = "```bibtex\n@article{x, title={{SANA 1.5: Efficient Scaling}}}\n```\n"
+    card = f"---\nlicense: mit\n---\nSet `$HF_HOME`; the loss is $loss = x$; TODO lists are drawn well.\n{paper}"
+    assert inspect_folder(folder, card=card).card == card
+
+
+def test_a_folder_without_a_card_or_model_is_refused(folder, tmp_path):
+    (folder / "README.md").unlink()
+    with pytest.raises(ValueError, match=r"no README\.md"):
+        inspect_folder(folder)
+    with pytest.raises(FileNotFoundError, match="holds no model"):
+        inspect_folder(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        inspect_folder(tmp_path / "nowhere")
