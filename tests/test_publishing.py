@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi, constants, file_download, hf_hub_download
+from huggingface_hub.utils import _http
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -93,6 +95,16 @@ def _flip(content):
     return content[:-5] + bytes([content[-5] ^ 0x7F]) + content[-4:]
 
 
+@contextmanager
+def _offline(monkeypatch):
+    renew_sessions = getattr(_http, "reset_sessions", lambda: None)  # those of 0.34 stay what they were made as
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        renew_sessions()
+        yield
+    renew_sessions()
+
+
 def _cached(repo, folder):
     """All files of a repository in the cache, by their names."""
     return {name: Path(hf_hub_download(repo, name)).resolve() for name in inspect_folder(folder).sizes}
@@ -112,10 +124,12 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(here, folder, monkeypatch,
     assert mend_cache("tester/tiny", "model_index.json") == []
     content = path.read_bytes()
     path.write_bytes(damage(content))
-    with monkeypatch.context() as offline:
-        offline.setattr(constants, "HF_HUB_OFFLINE", True)
-        with warnings.catch_warnings(action="error"), pytest.raises(OSError, match=f"{name} of tester/tiny is damaged"):
-            mend_cache("tester/tiny", "model_index.json")
+    with (
+        _offline(monkeypatch),
+        warnings.catch_warnings(action="error"),
+        pytest.raises(OSError, match=f"{name} of tester/tiny is damaged"),
+    ):
+        mend_cache("tester/tiny", "model_index.json")
     with pytest.warns(UserWarning, match="fetched again"):
         assert mend_cache("tester/tiny", "model_index.json") == [name]
     assert path.read_bytes() == content
@@ -140,8 +154,8 @@ def test_without_a_network_the_missing_file_and_the_way_out_are_named(here, monk
     assert "the Hub shows no model 'tester/nowhere'" in absent.stderr
     native = CliRunner().invoke(app, ["info", "Efficient-Large-Model/SANA1.5_1.6B_1024px"])
     assert "did you mean 'sana-1.5-1.6b-1024'" in native.stderr
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    offline = CliRunner().invoke(app, ["info", "tester/nowhere"])
+    with _offline(monkeypatch):
+        offline = CliRunner().invoke(app, ["info", "tester/nowhere"])
     assert offline.exit_code == 2
     assert "hf download tester/nowhere" in offline.stderr
 
