@@ -1,13 +1,15 @@
 import io
 import json
 import tarfile
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import (
+    BertTokenizerFast,
     BlipConfig,
     BlipForConditionalGeneration,
     BlipImageProcessor,
@@ -16,6 +18,7 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     CLIPProcessor,
+    CLIPTokenizerFast,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -32,11 +35,15 @@ VISION = TINY | {"image_size": 32, "patch_size": 16}
 SIDE = {"height": 32, "width": 32}
 
 
-def tokenizer():
-    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+def tokenizer(kind=PreTrainedTokenizerFast):
+    """Of words; in transformers 4 a processor takes its own `kind` alone, and that a sequence and a normalizer."""
+    vocabulary = {word: index for index, word in enumerate(WORDS)}
+    words = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", ignore_merges=True))
+    words.normalizer = normalizers.BertNormalizer()
+    words.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit()])
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=words, **special, model_max_length=64)
+    own = PreTrainedTokenizerFast if version("transformers") >= "5" else kind
+    return own(tokenizer_object=words, **special, model_max_length=64)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +53,11 @@ def labellers(tmp_path_factory):
     torch.manual_seed(0)
     text = TEXT | {"encoder_hidden_size": 16, "sep_token_id": 2}
     BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=VISION)).save_pretrained(folder / "blip")
-    BlipProcessor(BlipImageProcessor(size=SIDE), tokenizer()).save_pretrained(folder / "blip")
+    BlipProcessor(BlipImageProcessor(size=SIDE), tokenizer(BertTokenizerFast)).save_pretrained(folder / "blip")
     config = CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=8)
     CLIPModel(config).save_pretrained(folder / "clip")
-    CLIPProcessor(CLIPImageProcessor(size=SIDE, crop_size=SIDE), tokenizer()).save_pretrained(folder / "clip")
+    clip_processor = CLIPProcessor(CLIPImageProcessor(size=SIDE, crop_size=SIDE), tokenizer(CLIPTokenizerFast))
+    clip_processor.save_pretrained(folder / "clip")
     language_model = LlamaForCausalLM(LlamaConfig(**TEXT | {"max_position_embeddings": 256}))
     language_model.generation_config.suppress_tokens = [0, 1, 2]
     language_model.save_pretrained(folder / "llama")

@@ -31,6 +31,7 @@ def test_scenes_come_with_the_embeddings_of_the_pipelines_own_text_encoder(pipel
 
 
 def test_token_ids_go_to_the_device_of_the_text_encoder(pipeline):
+    pytest.importorskip("transformers", "5", "Gemma 2 of transformers 4 asks for autocast, which meta has not")
     encoder = pipeline.caption_encoder.text_encoder.to("meta")  # any device but the batch's
     given = {}
     encoder.register_forward_pre_hook(lambda module, args, named: given.update(named), with_kwargs=True)

@@ -24,6 +24,7 @@ def autoencoder():
 @pytest.fixture
 def run(autoencoder, tmp_path):
     """A folder that the transformer can be trained from."""
+    pytest.importorskip("transformers", "5", "the recipe's tokenizer is made as transformers 5 makes them")
     autoencoder.save_pretrained(tmp_path / "autoencoder")
     train_tokenizer(["a dog", "一只猫"]).save_pretrained(tmp_path / "tokenizer")
     (tmp_path / "latents").mkdir()

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from recipes.emoji.captions import LANGUAGES
 from recipes.emoji.detector_network import Detector
 from recipes.emoji.encode_scenes import FIRST_HELD_OUT, encode_shard, load_shards, tokenize
-from recipes.emoji.geneval_emoji import Settings, evaluate
+from recipes.emoji.geneval_emoji import Settings, evaluate, sampling_of
 from recipes.emoji.run_folder import append_line, claim, digest, finished_lines, write_json
 from recipes.emoji.sprites import FontSprites, SpriteSheet
 from recipes.emoji.train_transformer import EncodedScenes
@@ -176,7 +176,9 @@ def geneval(experiment: Experiment, detector: Path, *, prompts_per_task: int, im
                 images_per_prompt=images,
             )
             out = experiment.out / f"geneval-{keep}-{state}"
-            table = evaluate(_silent(pipeline), Detector.from_pretrained(detector), out, settings)
+            detect = Detector.from_pretrained(detector)
+            sampling = sampling_of(pipeline, steps=None, guidance_scale=None)
+            table = evaluate(_silent(pipeline), detect, out, settings, sampling=sampling)
             lines.append({"keep": keep, "state": state, "overall": table.overall, "tasks": table.tasks})
     pipeline.transformer = experiment.teacher
     return lines
