@@ -22,13 +22,14 @@ def count_flops(config: SanaConfig, *, batch: int, side: int) -> int:
 
 
 def draw_meta(config: SanaConfig, batch: int, side: int) -> dict[str, Tensor]:
-    """Returns the shapes of `draw_inputs`."""
-    return {
+    """Returns the shapes of `draw_inputs`, with the guidance that Sprint models take."""
+    inputs = {
         "latents": torch.empty(batch, config.in_channels, side, side),
         "timestep": torch.empty(batch),
         "caption": torch.empty(batch, CAPTION_TOKENS, config.caption_channels),
         "caption_mask": torch.empty(batch, CAPTION_TOKENS),
     }
+    return inputs | ({"guidance": torch.empty(batch)} if config.guidance_embeds else {})
 
 
 def count_autoencoder(config: DCAEConfig, shape: tuple[int, ...], direction: str) -> int:
@@ -43,17 +44,18 @@ def picture_floor(
 ) -> dict[str, float]:
     """Returns the floor of pictures of one prompt with guidance, and of its parts: text, steps, decoding.
 
-    The plain count: two prompts of 300 tokens, and the whole transformer on both halves of every step.
+    The plain count: two prompts of 300 tokens, and the whole transformer on both halves of every step; one for Sprint.
     """
     model, autoencoder = pipeline.transformer, pipeline.autoencoder
     text_encoder: Any = pipeline.caption_encoder.text_encoder
     side = pixels // autoencoder.config.compression
     linears = sum(layer.weight.numel() for layer in text_encoder.modules() if isinstance(layer, nn.Linear))
-    flops = count_flops(model.config, batch=2 * batch, side=side)
+    branches = 1 if model.config.guidance_embeds else 2
+    flops = count_flops(model.config, batch=branches * batch, side=side)
     latents = (batch, autoencoder.config.latent_channels, side, side)
     decoding = count_autoencoder(autoencoder.config, latents, "decode")
     parts = {
-        "text": floor_seconds(2 * linears * 2 * CAPTION_TOKENS, weight_bytes(text_encoder), rates),
+        "text": floor_seconds(2 * linears * branches * CAPTION_TOKENS, weight_bytes(text_encoder), rates),
         "steps": steps * floor_seconds(flops, weight_bytes(model), rates),
         "decoding": floor_seconds(decoding, weight_bytes(autoencoder.decoder), rates),
     }

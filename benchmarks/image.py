@@ -1,12 +1,13 @@
 """A whole picture, prompt to pixels, beside diffusers' pipeline: `python -m benchmarks.image --model 1.5-1.6b`.
 
-The embedded model is read from its folder by both. The public sizes have random weights (also of Gemma-2-2B) and the
-embedded model's tokenizer, whose captions are padded to the same 300 tokens: the work is that of the real ones.
+A pipeline (folder, Hub id, name that `sana list` shows, or "embedded") is read by both. The public sizes have random
+weights (also of Gemma-2-2B) and the embedded model's tokenizer, whose captions are padded to the same 300 tokens: the
+work is that of the real ones.
 """
 
 import argparse
 import copy
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -26,21 +27,23 @@ from benchmarks.references import HAS_DIFFUSERS, REFERENCE, TRANSFORMERS, build
 from benchmarks.timing import Contender, interleaved, summarise
 from sana import SanaPipeline
 from sana.catalog import GEMMA_2_2B
+from sana.diffusers_comparison import draw_diffusers, draw_ours, load_diffusers
+from sana.parity import Drawing
 from sana_ae import DC_AE_F32C32_SANA, DCAE
-from sana_dit import CaptionEncoder
+from sana_dit import CaptionEncoder, SanaConfig
 
 EMBEDDED = Path(str(files("sana") / "embedded"))
 PROMPT = "two red apples left of a cat"
 LEVELS = 1  # of 255 that two pictures of the same weights in float32 may differ by
-# At no more than 512 px: the largest model takes seconds in float32.
-CHECKED: dict[str, Any] = {"seeds": range(8), "steps": 4}
+CHECKED = {"batch": 8, "steps": 4}
+GUIDANCE_SCALE = 4.5
 
 
 def main() -> None:
     """Measures every size and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--model", default="embedded", choices=("embedded", *TRANSFORMERS))
+    parser.add_argument("--model", default="embedded", help=f"a pipeline, or random weights: {', '.join(TRANSFORMERS)}")
     parser.add_argument("--dtype", default="float32", choices=("bfloat16", "float32"))
     parser.add_argument("--pixels", type=int, nargs="+", default=[128])
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="pictures at once")
@@ -53,13 +56,16 @@ def main() -> None:
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     if device.type == "cuda" and not args.no_tests:
         pass_tests(device)
-    ours, theirs = read_embedded(device, dtype) if args.model == "embedded" else build_random(args.model, device, dtype)
+    read = build_random if args.model in TRANSFORMERS else read_pipelines
+    ours, theirs = read(args.model, device, dtype)
     rates = ceilings(device, dtype)
     result = {"benchmark": f"whole picture of {args.model} beside diffusers", **describe(device)}
-    result |= {"reference": REFERENCE, "dtype": args.dtype, "guidance_scale": 4.5, "ceilings": rates}
+    result |= {"reference": REFERENCE, "dtype": args.dtype, "guidance_scale": GUIDANCE_SCALE, "ceilings": rates}
     sizes = [(pixels, batch) for pixels in args.pixels for batch in args.batch]
-    names = "image", args.model, args.dtype, args.steps, "steps", *(f"{pixels}x{batch}" for pixels, batch in sizes)
-    result |= check(ours, theirs, pixels=min(512, *args.pixels))
+    name = Path(args.model).name
+    names = "image", name, args.dtype, args.steps, "steps", *(f"{pixels}x{batch}" for pixels, batch in sizes)
+    # A public checkpoint draws at no sizes but those it was trained at; a large one takes seconds in float32.
+    result |= check(ours, theirs, pixels=min(args.pixels if args.model not in TRANSFORMERS else (512, *args.pixels)))
     for pixels, batch in sizes:
         options = {"pixels": pixels, "batch": batch, "steps": args.steps}
         compiled = pixels in args.compiled
@@ -67,21 +73,17 @@ def main() -> None:
         add_row(result, options | row, "-".join(map(str, names)), args.out)
 
 
-def read_embedded(device: torch.device, dtype: torch.dtype) -> tuple[SanaPipeline, Any]:
-    """Returns both pipelines over the embedded model; None for diffusers' where it is not installed."""
-    ours = SanaPipeline.from_pretrained(EMBEDDED, device=device, dtype=dtype)
+def read_pipelines(model: str, device: torch.device, dtype: torch.dtype) -> tuple[SanaPipeline, Any]:
+    """Returns both pipelines over the same files; None for diffusers' where it is not installed."""
+    ours = SanaPipeline.from_pretrained(model, device=device, dtype=dtype)
     if not HAS_DIFFUSERS:
         return ours, None
-    import diffusers
-
-    theirs = diffusers.SanaPipeline.from_pretrained(EMBEDDED, torch_dtype=dtype).to(device)
-    theirs.set_progress_bar_config(disable=True)
-    return ours, theirs
+    return ours, load_diffusers(model, sprint=ours.is_sprint, dtype=dtype, device=device)
 
 
 def build_random(model: str, device: torch.device, dtype: torch.dtype) -> tuple[SanaPipeline, Any]:
     """Returns both pipelines with random weights of a public size; they share the language model."""
-    our_transformer, their_transformer = build(TRANSFORMERS[model], device=device, dtype=dtype)
+    our_transformer, their_transformer = build(of_any_size(TRANSFORMERS[model]), device=device, dtype=dtype)
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "tokenizer")
     torch.manual_seed(0)
     with torch.device(device):
@@ -101,23 +103,28 @@ def build_random(model: str, device: torch.device, dtype: torch.dtype) -> tuple[
     return ours, theirs
 
 
+def of_any_size(config: SanaConfig) -> SanaConfig:
+    """Returns the same network with a nominal size of no public checkpoint, which has no bins to keep to."""
+    return replace(config, sample_size=1)
+
+
 def check(ours: SanaPipeline, theirs: Any, *, pixels: int) -> dict[str, float]:
     """Stops the benchmark where our pictures are wrong; returns both errors.
 
     In float32 they may differ from diffusers' by `LEVELS`; in bfloat16 they are compared with those of the reference
     in float32, with the same rounded weights.
     """
-    weight, options = ours.transformer.final.proj.weight, {"pixels": pixels, **CHECKED}
+    weight, drawing = ours.transformer.final.proj.weight, _drawing(ours, pixels=pixels, **CHECKED)
     # One step, which is no CUDA graph yet: a replay calls no operators.
-    first_step = partial(draw, ours, **options | {"steps": 1})
+    first_step = partial(draw, ours, replace(drawing, steps=1))
     check_kernels(first_step, TRANSFORMER_KERNELS | AUTOENCODER_KERNELS, weight.device)
-    pictures = [stacked(draw(ours, **options)), stacked(draw_reference(theirs or ours, **options))]
+    pictures = [stacked(draw(ours, drawing)), stacked(draw_reference(theirs or ours, drawing))]
     if weight.dtype == torch.float32:
         levels = int((pictures[0] - pictures[1]).abs().max())
         if levels > LEVELS:
             raise SystemExit(f"the pictures differ by {levels} levels of 255, allowed is {LEVELS}; nothing was timed")
         return {"largest_difference": levels}
-    exact = stacked(draw_reference(in_float32(theirs or ours), **options))
+    exact = stacked(draw_reference(in_float32(theirs or ours), drawing))
     errors = [relative_error(each, exact) for each in pictures]
     check_errors(errors[0], errors[1], weight.dtype)
     return {"error_ours": errors[0], "error_reference": errors[1]}
@@ -148,41 +155,29 @@ def measure(
     repeats: int,
 ) -> dict[str, Any]:
     """Returns times, ratios and the floor."""
-    options: dict[str, Any] = {"pixels": pixels, "seeds": range(batch), "steps": steps}
-    contenders: dict[str, Contender] = {"ours": partial(draw, ours, **options)}
+    drawing = _drawing(ours, pixels=pixels, batch=batch, steps=steps)
+    contenders: dict[str, Contender] = {"ours": partial(draw, ours, drawing)}
     if theirs is not None:
-        contenders["diffusers"] = partial(draw_reference, theirs, **options)
+        contenders["diffusers"] = partial(draw_reference, theirs, drawing)
     if theirs is not None and compiled:
         their_compiled = copy.copy(theirs)
         their_compiled.transformer = torch.compile(theirs.transformer)
-        contenders["diffusers_compiled"] = partial(draw_reference, their_compiled, **options)
+        contenders["diffusers_compiled"] = partial(draw_reference, their_compiled, drawing)
     times = interleaved(contenders, repeats=repeats, device=ours.device)
     floor = picture_floor(ours, pixels=pixels, batch=batch, steps=steps, rates=rates)
     return floor | summarise(times, floor["floor_seconds"])
 
 
-def draw(pipeline: SanaPipeline, *, pixels: int, seeds: Sequence[int], steps: int) -> list[Image.Image]:
+def draw(pipeline: SanaPipeline, drawing: Drawing) -> list[Image.Image]:
     """Returns our pictures of a prompt, on a GPU with our kernels."""
     with fastest(pipeline.device):
-        return _ours(pipeline, pixels, seeds, steps)
+        return draw_ours(pipeline, drawing, PROMPT)
 
 
-def draw_reference(pipeline: Any, *, pixels: int, seeds: Sequence[int], steps: int) -> list[Image.Image]:
+def draw_reference(pipeline: Any, drawing: Drawing) -> list[Image.Image]:
     """Returns diffusers' pictures, or ours in plain PyTorch where that is not there."""
-    if isinstance(pipeline, SanaPipeline):
-        return _ours(pipeline, pixels, seeds, steps)
-    pictures: list[Image.Image] = pipeline(
-        PROMPT,
-        height=pixels,
-        width=pixels,
-        num_inference_steps=steps,
-        guidance_scale=4.5,
-        num_images_per_prompt=len(seeds),
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-        use_resolution_binning=False,
-        complex_human_instruction=None,
-    ).images
-    return pictures
+    drawn = draw_ours if isinstance(pipeline, SanaPipeline) else draw_diffusers
+    return drawn(pipeline, drawing, PROMPT)
 
 
 def stacked(pictures: list[Image.Image]) -> torch.Tensor:
@@ -190,9 +185,16 @@ def stacked(pictures: list[Image.Image]) -> torch.Tensor:
     return torch.from_numpy(np.stack([np.asarray(picture, dtype=np.float64) for picture in pictures])) - 127.5
 
 
-def _ours(pipeline: SanaPipeline, pixels: int, seeds: Sequence[int], steps: int) -> list[Image.Image]:
-    settings: dict[str, Any] = {"steps": steps, "guidance_scale": 4.5, "batch_size": len(seeds), "progress": False}
-    return pipeline(PROMPT, seeds, height=pixels, width=pixels, binning=False, **settings)
+def _drawing(pipeline: SanaPipeline, *, pixels: int, batch: int, steps: int) -> Drawing:
+    return Drawing(
+        seeds=tuple(range(batch)),
+        height=pixels,
+        width=pixels,
+        steps=steps,
+        guidance_scale=GUIDANCE_SCALE,
+        chi=pipeline.caption_encoder.chi,
+        max_tokens=pipeline.caption_encoder.max_tokens,
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import Contender, clock, interleaved
+from sana.cpu_precision import cpu_name
 from sana_dit.cpu_linear import linear
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,10 +38,7 @@ def device_name(device: torch.device) -> str:
     """Returns the name of the GPU, or of the processor as the kernel reports it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    return cpu_name()
 
 
 def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:

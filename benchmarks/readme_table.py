@@ -1,4 +1,4 @@
-"""The README's table of measurements, written from benchmarks/results/ and nowhere else: `--check` only compares."""
+"""The tables of measurements in READMEs, written from benchmarks/results/ and nowhere else: `--check` only compares."""
 
 import argparse
 import json
@@ -11,7 +11,8 @@ from typing import Any
 from benchmarks.machine import RESULTS
 from benchmarks.timing import OTHERS, OURS
 
-README = Path(__file__).parents[1] / "README.md"
+EVERYTHING, HEADLINES = (Path(__file__).parents[depth] / "README.md" for depth in (0, 1))
+HEADLINE = re.compile(r"whole picture|(guided step|forward) of (0\.6b|1\.5-)|DC-AE beside|judging")
 BEGIN, END = "<!-- measured: python -m benchmarks.readme_table -->\n", "<!-- end of measured -->\n"
 NAMED_BY = (  # what tells the measurements of a benchmark apart
     "operation",
@@ -29,15 +30,22 @@ NAMED_BY = (  # what tells the measurements of a benchmark apart
 
 
 def main() -> None:
-    """Writes the table into the README, or tells whether it is there."""
+    """Writes the tables, or tells whether they are there."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail where the README has another table")
+    parser.add_argument("--check", action="store_true", help="fail where a README has another table")
     args = parser.parse_args()
-    before = README.read_text(encoding="utf-8")
-    after = with_table(before, render(newest(RESULTS)))
-    if args.check and before != after:
-        sys.exit("README.md has another table: run python -m benchmarks.readme_table")
-    README.write_text(after, encoding="utf-8")
+    for path in (EVERYTHING, HEADLINES):
+        before = path.read_text(encoding="utf-8")
+        after = with_table(before, table_of(path))
+        if args.check and before != after:
+            sys.exit(f"{path} has another table: run python -m benchmarks.readme_table")
+        path.write_text(after, encoding="utf-8")
+
+
+def table_of(readme: Path) -> str:
+    """Returns the table that belongs there: everything that was measured, or what a reader asks first."""
+    rows = newest(RESULTS)
+    return render(rows if readme == EVERYTHING else [row for row in rows if HEADLINE.match(row["benchmark"])])
 
 
 def newest(folder: Path) -> list[dict[str, Any]]:
@@ -73,7 +81,7 @@ def with_table(readme: str, table: str) -> str:
         ValueError: The marks are not there, once each.
     """
     if readme.count(BEGIN) != 1 or readme.count(END) != 1:
-        raise ValueError(f"README.md must have the lines {BEGIN!r} and {END!r} once each")
+        raise ValueError(f"a README with a table must have the lines {BEGIN!r} and {END!r} once each")
     return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: f"{BEGIN}{table}{END}", readme, flags=re.S)
 
 

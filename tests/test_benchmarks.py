@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ from benchmarks.machine import add_row, floor_seconds, write_result
 from benchmarks.references import TRANSFORMERS
 from benchmarks.timing import Times, interleaved
 from sana import SanaPipeline
+from sana.parity import Drawing
+from sana.resolution import drawing_size, resolution_bins
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -77,6 +80,11 @@ def test_operations_of_a_forward_are_counted_without_weights():
     assert count_flops(TRANSFORMERS["1.6b"], batch=2, side=32) == pytest.approx(2 * 2.967e12, rel=1e-3)
 
 
+def test_a_sprint_model_has_a_floor_too():
+    sprint = replace(TRANSFORMERS["tiny"], guidance_embeds=True)
+    assert count_flops(sprint, batch=1, side=2) > count_flops(TRANSFORMERS["tiny"], batch=1, side=2)
+
+
 def test_a_run_that_is_cut_short_keeps_the_rows_before(tmp_path):
     result, out = {"benchmark": "x", "date": "2026-01-02", "device": "a CPU"}, tmp_path / "x.json"
     for number in range(2):
@@ -112,7 +120,7 @@ def test_a_picture_is_drawn_with_the_kernels_that_are_asked_for():
     for part, ops in parts:
         part.register_forward_hook(lambda *_, ops=ops: seen.append(ops.implementation.selected()))
     with fastest(GPU):
-        image.draw(pipeline, pixels=64, seeds=[0], steps=1)
+        image.draw(pipeline, Drawing(seeds=(0,), height=64, width=64, steps=1, guidance_scale=4.5))
     assert seen == ["fused", "fused"]
 
 
@@ -122,6 +130,13 @@ def test_the_suite_for_a_gpu_runs_benchmarks_with_options_they_have(monkeypatch)
         with pytest.raises(SystemExit) as exit:
             importlib.import_module(module).main()
         assert exit.value.code == 0, name
+
+
+def test_the_suite_for_a_gpu_draws_at_sizes_that_its_models_have():
+    for pixels in (512, 1024):
+        for model in ("1.5-1.6b", "1.5-4.8b"):
+            bins = resolution_bins(image.of_any_size(TRANSFORMERS[model]).sample_size)
+            assert drawing_size(pixels, pixels, bins, f=32, binning=False) == (pixels, pixels)
 
 
 def test_the_suite_for_a_gpu_keeps_to_its_minutes():
@@ -204,6 +219,8 @@ def test_the_readme_has_times_without_a_reference_and_optimizers(tmp_path):
     ]
 
 
-def test_the_readme_claims_what_was_measured():
-    readme = readme_table.README.read_text(encoding="utf-8")
-    assert readme_table.with_table(readme, readme_table.render(readme_table.newest(readme_table.RESULTS))) == readme
+@pytest.mark.parametrize("path", [readme_table.EVERYTHING, readme_table.HEADLINES])
+def test_the_readme_claims_what_was_measured(path):
+    readme = path.read_text(encoding="utf-8")
+    assert readme_table.with_table(readme, readme_table.table_of(path)) == readme
+    assert path.parent == ROOT or readme.count("\n| ") > 20

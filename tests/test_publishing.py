@@ -272,24 +272,6 @@ def test_a_card_names_the_parent_that_a_plan_was_made_for(folder):
     assert "base_model: a/b" in card
 
 
-MEASURED = Path(__file__).parents[1] / "benchmarks" / "results"
-
-
-def test_parity_is_what_a_benchmark_measured(folder, tmp_path):
-    assert "On these weights it was not measured" in render_card(folder, "me/tiny", licence="mit")
-    exact, rounded = (next(MEASURED.glob(f"*-image-embedded-{dtype}.json")) for dtype in ("float32", "bfloat16"))
-    card = render_card(folder, "me/tiny", licence="mit", parity=exact)
-    levels = json.loads(exact.read_text())["largest_difference"]
-    assert f"pictures differ by at most {levels} of 255 levels" in card
-    error = json.loads(rounded.read_text())["error_ours"]
-    assert f"off by {error:.1e}" in render_card(folder, "me/tiny", licence="mit", parity=rounded)
-    wrong = tmp_path / "wrong.json"
-    for text in ("1e-9 measured by me", json.dumps(json.loads(exact.read_text()) | {"reference": "plain PyTorch"})):
-        wrong.write_text(text)
-        with pytest.raises(ValueError, match="compares nothing with diffusers"):
-            render_card(folder, "me/tiny", licence="mit", parity=wrong)
-
-
 def test_a_mean_of_some_tasks_is_not_told_as_the_overall_score(folder, tmp_path):
     results = tmp_path / "table.json"
     results.write_text('{"tasks": {"colors": 0.5}, "overall": 0.5, "tasks_absent": ["position", "counting"]}')

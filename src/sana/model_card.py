@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from sana.model_facts import model_facts
+from sana.parity import Parity, weights_hash
 from sana.part_card import render_part_card
 from sana.pipeline_folder import INDEX, read_json
 
@@ -44,7 +45,7 @@ def render_card(
         base_model: Hub id of the model that it was made from; None is the one that its plans name, if any.
         results: A table that `sana evaluate` wrote.
         training_data: What it was trained on; None says that it is not stated.
-        parity: What `benchmarks/image.py` wrote of these weights beside diffusers; None says that it was not measured.
+        parity: What `sana parity --out` wrote of these weights; None says that it was not measured.
 
     Raises:
         FileNotFoundError: There is no such folder, it holds no model, or there is no such result file.
@@ -91,7 +92,7 @@ def render_card(
         results=rows,
         settings=settings,
         training_data=training_data or "Not stated.",
-        parity="On these weights it was not measured." if parity is None else _read_parity(parity),
+        parity="On these weights it was not measured." if parity is None else _told(parity, folder),
         limits=limits or "Nobody has looked for them yet.",
         licence_text=f"The weights: {licence_name or licence}" + (f", {licence_link}." if licence_link else "."),
         **{name: facts[name] for name in ("width", "height", "steps", "guidance_scale", "flow_shift", "compat")},
@@ -165,23 +166,13 @@ def _read_results(path: Path) -> tuple[list[dict[str, Any]], str]:
     return rows, ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
 
 
-def _read_parity(path: Path) -> str:
-    """How far pictures are from diffusers', in words, from a whole-picture benchmark."""
-    try:
-        measured = json.loads(path.read_text(encoding="utf-8"))
-        if measured["reference"] != "diffusers":
-            raise ValueError(f"the reference was {measured['reference']}")
-        how = f"{measured['dtype']}, diffusers {measured['versions']['diffusers']}, {measured['device']}"
-        where = f"{measured['benchmark']}, {measured['date']} ({how})"
-        if measured["dtype"] == "float32":
-            levels = int(measured["largest_difference"])
-            return f"Measured as {where}: pictures differ by at most {levels} of 255 levels."
-        ours, theirs = float(measured["error_ours"]), float(measured["error_reference"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} compares nothing with diffusers ({error!r}): give what `python -m benchmarks.image` wrote"
-        ) from error
-    return f"Measured as {where}: pictures are off by {ours:.1e} from those in float32, diffusers' by {theirs:.1e}."
+def _told(parity: Path, folder: Path) -> str:
+    """What a comparison with diffusers found, if it was of these weights."""
+    found = Parity.read(parity)
+    if found.weights != weights_hash(folder):
+        raise ValueError(f"{parity} is of other weights than those in {folder}: run `sana parity {folder}`")
+    how = f"{found.dtype}, {found.drawing.steps} steps, {found.device}, diffusers {found.versions['diffusers']}"
+    return f"Measured with `sana parity` on {found.date} ({how}): {found.in_words}"
 
 
 def _hub_result(row: dict[str, Any]) -> EvalResult:

@@ -14,6 +14,7 @@ from sana.commands.judge import judge
 from sana.commands.judge_data import judge_data
 from sana.commands.judge_train import judge_train
 from sana.commands.list_models import list_models
+from sana.commands.parity import parity
 from sana.commands.prune import prune
 from sana.commands.publish import publish
 from sana.commands.rewrite_captions import rewrite_captions
@@ -37,6 +38,7 @@ app.command()(judge)
 app.command()(judge_data)
 app.command()(judge_train)
 app.command("list")(list_models)
+app.command()(parity)
 app.command()(prune)
 app.command()(publish)
 app.command()(train)

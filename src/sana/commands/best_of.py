@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sana.commands.generate import (
+from sana.commands.drawing_options import (
     parsed_dtype,
     parsed_kernels,
     parsed_lora,
     parsed_quantization,
     parsed_size,
-    slugs,
 )
 from sana.commands.messages import messages
+from sana.commands.picture_names import slugs
 from sana.judges import JUDGE_HELP
 
 if TYPE_CHECKING:

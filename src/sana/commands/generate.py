@@ -1,10 +1,7 @@
 """sana generate: pictures from prompts, saved with the settings that made them."""
 
-import hashlib
 import json
 import os
-import re
-from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -13,7 +10,15 @@ from typing import Annotated, Any
 import typer
 from PIL import Image
 
+from sana.commands.drawing_options import (
+    parsed_dtype,
+    parsed_kernels,
+    parsed_lora,
+    parsed_quantization,
+    parsed_size,
+)
 from sana.commands.messages import messages
+from sana.commands.picture_names import slug
 from sana.png import save_png
 from sana.prompt_check import GUARD_MODEL, check_prompts
 
@@ -159,51 +164,6 @@ def _seeds(first: int, given: str | None, number: int) -> list[int]:
         raise ValueError(f"--seeds is {given!r}; give whole numbers with commas, such as 0,1,7") from None
 
 
-def parsed_lora(text: str) -> tuple[str, float]:
-    """Take "style.safetensors:0.8" apart; what is behind a colon and no number, as on Windows, is part of the path."""
-    source, colon, scale = text.rpartition(":")
-    try:
-        return (source, float(scale)) if colon else (text, 1.0)
-    except ValueError:
-        return text, 1.0
-
-
-def parsed_size(text: str | None) -> tuple[int | None, int | None]:
-    """The width and height that --size names."""
-    if text is None:
-        return None, None
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not match:
-        raise ValueError(f"--size is {text!r}; give width x height in pixels, such as 1024x768")
-    return int(match[1]), int(match[2])
-
-
-def parsed_dtype(name: str | None) -> Any:
-    """The dtype that --dtype names."""
-    if name is None:
-        return None
-    import torch
-
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in dtypes:
-        raise ValueError(f"--dtype is {name!r}; it is one of {', '.join(dtypes)}")
-    return dtypes[name]
-
-
-def parsed_quantization(kind: str | None) -> Any:
-    """The kind that --quantize names."""
-    if kind not in (None, "int8", "nf4"):
-        raise ValueError(f"--quantize is {kind!r}; it is int8 or nf4")
-    return kind
-
-
-def parsed_kernels(kind: str | None) -> Any:
-    """The kind that --kernels names."""
-    if kind not in (None, "reference", "fused"):
-        raise ValueError(f"--kernels is {kind!r}; it is reference or fused")
-    return kind
-
-
 def _paths(out: Path, jobs: list[tuple[str, int]]) -> list[Path]:
     """Where each picture goes; looked into before anything is drawn, made when the first picture is saved."""
     suffix = out.suffix.lower()
@@ -242,23 +202,3 @@ def _check_folder(folder: Path, out: Path) -> None:
         raise ValueError(f"--out is {out}, but {existing} is a file: give a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise PermissionError(f"{existing} cannot be written to: give another --out")
-
-
-def slug(prompt: str) -> str:
-    """The words of a prompt as a file name; what cannot be read off them is told apart by a hash."""
-    words = re.sub(r"[\s!-/:-@\[-^`{-~]+", "-", prompt.lower()).strip("-")
-    kept = re.sub(r"[^\w-]+", "", words)[:40].strip("-")
-    if kept == words and kept:
-        return kept
-    return f"{kept or 'picture'}-{_digest(prompt)}"
-
-
-def slugs(prompts: Sequence[str]) -> list[str]:
-    """The slug of each of several prompts; those that would share one are told apart by a hash."""
-    names = [slug(prompt) for prompt in prompts]
-    shared = {name for name in names if names.count(name) > 1}
-    return [f"{name}-{_digest(text)}" if name in shared else name for name, text in zip(names, prompts, strict=True)]
-
-
-def _digest(prompt: str) -> str:
-    return hashlib.blake2b(prompt.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()

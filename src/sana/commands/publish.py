@@ -29,9 +29,7 @@ def publish(
     limits: Annotated[str | None, typer.Option(help="What it cannot do, for the card.")] = None,
     base_model: Annotated[str | None, typer.Option(help="Hub id of the model it was made from, for the card.")] = None,
     training_data: Annotated[str | None, typer.Option(help="What it was trained on, for the card.")] = None,
-    parity: Annotated[
-        Path | None, typer.Option(help="What `python -m benchmarks.image` measured beside diffusers, for the card.")
-    ] = None,
+    parity: Annotated[Path | None, typer.Option(help="What `sana parity --out` found, for the card.")] = None,
     results: Annotated[Path | None, typer.Option(help="Table that `sana evaluate` wrote, for the card.")] = None,
 ) -> None:
     """Publish a model: nothing is uploaded unless all of it is fit to be."""
