@@ -113,7 +113,7 @@ def test_all_deep_models_of_a_seed_see_the_same_batches(experiment, monkeypatch)
     class Watched(Scenes):
         def __call__(self, step):
             batch = super().__call__(step)
-            seen.setdefault(self.seed, []).append(batch["key"])
+            seen.setdefault(self.order.seed, []).append(batch["key"])
             return batch
 
     monkeypatch.setattr(grow_experiment, "Scenes", Watched)

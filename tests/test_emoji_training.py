@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AutoTokenizer
 
 from recipes.emoji import detector, encode_scenes, train_transformer
 from recipes.emoji.encode_scenes import check_shard, load_shards, shard_facts
@@ -26,10 +27,11 @@ def run(autoencoder, tmp_path):
     """A folder that the transformer can be trained from."""
     pytest.importorskip("transformers", "5", "the recipe's tokenizer is made as transformers 5 makes them")
     autoencoder.save_pretrained(tmp_path / "autoencoder")
-    train_tokenizer(["a dog", "一只猫"]).save_pretrained(tmp_path / "tokenizer")
+    tokenizer = train_tokenizer(["a dog", "一只猫"])
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
     (tmp_path / "latents").mkdir()
     shard = {"latents": torch.zeros(4, 32, 4, 4).half(), "tokens": torch.ones(4, 4, 32, dtype=torch.int16)}
-    save_file(shard, tmp_path / "latents" / "00000.safetensors", metadata=shard_facts(autoencoder))
+    save_file(shard, tmp_path / "latents" / "00000.safetensors", metadata=shard_facts(autoencoder, tokenizer))
     return tmp_path
 
 
@@ -71,12 +73,19 @@ def test_latents_of_another_encoder_are_refused(run, autoencoder, monkeypatch):
 
 def test_latents_stay_valid_where_only_the_decoder_was_trained(run, autoencoder):
     retrained(autoencoder, run, "decoder")
-    facts = shard_facts(DCAE.from_pretrained(run / "autoencoder"))
+    tokenizer = AutoTokenizer.from_pretrained(run / "tokenizer")
+    facts = shard_facts(DCAE.from_pretrained(run / "autoencoder"), tokenizer)
     assert len(load_shards(run / "latents", facts)["latents"]) == 4
 
 
-def test_shards_that_name_no_encoder_are_known_by_their_scale(tmp_path, autoencoder):
-    facts, path = shard_facts(autoencoder), tmp_path / "old.safetensors"
+def test_tokens_of_another_vocabulary_are_refused(run, autoencoder):
+    facts = shard_facts(autoencoder, train_tokenizer(["a dog", "一只鱼"]))
+    with pytest.raises(ValueError, match=r"another autoencoder or tokenizer \(vocabulary \w+ -> \w+\)"):
+        load_shards(run / "latents", facts)
+
+
+def test_shards_that_name_no_encoder_are_known_by_their_scale(tmp_path):
+    facts, path = {"scaling_factor": "0.5", "encoder": "abc", "vocabulary": "def"}, tmp_path / "old.safetensors"
     save_file({"latents": torch.zeros(1)}, path, metadata={"scaling_factor": facts["scaling_factor"]})
     check_shard(path, facts)
     with pytest.raises(ValueError, match=r"scaling_factor .* -> 7\.0"):

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from recipes.emoji.best_of_n_plots import plot_experiment
 from recipes.emoji.best_of_n_records import DetectorJudge, Record, Settings, draw
 from recipes.emoji.best_of_n_replay import Flops, Outcome, replay, strategies
-from recipes.emoji.run_folder import digest, write_json
+from recipes.emoji.release import EMBEDDED, ROOT
+from recipes.emoji.run_folder import digest, weights_hash, write_json
 from recipes.emoji.scenes import SIZE, contact_sheet
 from sana import SanaPipeline
 from sana.judges import EMBEDDED_JUDGE, load_judge
@@ -22,7 +23,6 @@ from sana.model_facts import model_facts
 from sana_scale import Judge, best_of_k_curve
 from sana_scale.ranking import rank_correlation
 
-ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "emoji-best-of-n.json"
 DETECTOR = "detector"
 REFERENCE = 64  # best of this many is what the other strategies are compared with
@@ -117,7 +117,7 @@ def winners(sample: EmojiSampler, records: Sequence[Record], *, per_task: int = 
 def _named(judge: str) -> str:
     """The judge with the hash of its files, where it is a folder here."""
     folder = EMBEDDED_JUDGE if judge == "embedded" else Path(judge)
-    return f"{judge} {digest(folder).split()[-1]}" if folder.is_dir() else judge
+    return f"{judge} {weights_hash(folder)}" if folder.is_dir() else judge
 
 
 def main() -> None:
@@ -139,9 +139,9 @@ def main() -> None:
     judge: Judge[Image.Image] = truth
     if options.judge != DETECTOR:
         judge = load_judge(options.judge, device=options.device)
-    folder = ROOT / "src" / "sana" / "embedded" if options.model == "embedded" else Path(options.model)
+    folder = EMBEDDED if options.model == "embedded" else Path(options.model)
     settings = Settings(
-        model=f"{options.model} {digest(folder).split()[-1]}",
+        model=f"{options.model} {weights_hash(folder)}",
         judge=_named(options.judge),
         detector=digest(options.out / "detector"),
         prompts_per_task=options.prompts_per_task,

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,29 +52,35 @@ def _captions(scene: Scene, index: int) -> list[str]:
     return [caption(scene.content, language, random.Random(index)) for language in LANGUAGES]
 
 
-def shard_facts(autoencoder: DCAE) -> dict[str, str]:
-    """What latents are valid for, as a shard's metadata: the scaling factor, and the encoder's weights by their hash.
+def shard_facts(autoencoder: DCAE, tokenizer: GemmaTokenizer) -> dict[str, str]:
+    """What a shard is valid for, as its metadata: the scaling factor, and hashes of the encoder and the vocabulary.
 
     The decoder may have been trained further.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(autoencoder.encoder.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
-    return {"scaling_factor": str(autoencoder.config.scaling_factor), "encoder": digest.hexdigest()[:12]}
+    words = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
+    return {
+        "scaling_factor": str(autoencoder.config.scaling_factor),
+        "encoder": digest.hexdigest()[:12],
+        "vocabulary": words.hexdigest()[:12],
+    }
 
 
 def check_shard(path: Path, facts: Mapping[str, str]) -> None:
-    """Raise ValueError where a shard is not one of `facts`; one that says nothing of its encoder is taken as it is."""
+    """Raise ValueError where a shard is not one of `facts`; what it says nothing of is taken as it is."""
     with safe_open(path, framework="pt") as file:
         then = file.metadata() or {}
     if changed := [f"{name} {then[name]} -> {now}" for name, now in facts.items() if then.get(name, now) != now]:
         raise ValueError(
-            f"{path} was written with another autoencoder ({', '.join(changed)}): remove {path.parent}, and encode anew"
+            f"{path} was written with another autoencoder or tokenizer ({', '.join(changed)}): remove {path.parent}, "
+            "and encode anew"
         )
 
 
 def load_shards(folder: Path, facts: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-    """All the scenes of a folder of shards, in order; `facts` are those of the autoencoder to use them with."""
+    """All the scenes of a folder of shards, in order; `facts` are those of the models to use them with."""
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
         raise FileNotFoundError(f"no shards in {folder}: write them with python -m recipes.emoji.encode_scenes")
@@ -95,7 +102,7 @@ def main() -> None:
     tokenizer = train_tokenizer(scene_at(index, sprites).caption for index in range(TOKENIZER_SCENES))
     tokenizer.save_pretrained(options.out / "tokenizer")
     autoencoder = DCAE.from_pretrained(options.out / "autoencoder", device=options.device).eval()
-    facts = shard_facts(autoencoder)
+    facts = shard_facts(autoencoder, tokenizer)
     folder = options.out / "latents"
     folder.mkdir(parents=True, exist_ok=True)
     for start in tqdm(range(0, options.scenes, SHARD), unit="shard"):

@@ -12,8 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from recipes.emoji.grow_experiment import ARMS, PARENT, SCRATCH, Experiment, Settings
 from recipes.emoji.grow_report import write_report
 from recipes.emoji.run_folder import claim
-
-EMBEDDED_DEPTH = 8
+from recipes.emoji.train_transformer import EMOJI_TRANSFORMER
 
 
 def main() -> None:
@@ -65,7 +64,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         precision=options.precision or ("bf16" if options.device == "cuda" or embedded else "fp32"),
         steps=options.steps,
         parent_steps=None if embedded else options.parent_steps or 2 * options.steps,
-        parent_depth=EMBEDDED_DEPTH if embedded else options.parent_depth,
+        parent_depth=EMOJI_TRANSFORMER.num_layers if embedded else options.parent_depth,
         depth=options.depth,
         width=None if embedded else options.width,
         batch_size=options.batch_size,

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from recipes.emoji.encode_scenes import FIRST_HELD_OUT, encode_shard
+from recipes.emoji.epoch_order import EpochOrder
 from recipes.emoji.sprites import FontSprites, SpriteSheet
 from recipes.emoji.train_transformer import CaptionedTransformer
 from sana import SanaPipeline
@@ -78,17 +79,12 @@ class Scenes:
         self.tokens = torch.cat([tokens for _, tokens in parts])
         if len(self.latents) < HELD_OUT + batch_size:
             raise ValueError(f"{folder} has {len(self.latents)} scenes; give {HELD_OUT + batch_size} or more")
-        self.seed = seed
-        self.batch_size = batch_size
+        self.order = EpochOrder(len(self.latents) - HELD_OUT, batch_size, seed=seed)
         self.first_step = first_step
 
     def __call__(self, step: int) -> dict[str, Any]:
-        """The batch of one step; every epoch is in an order of its own."""
-        scenes = len(self.latents) - HELD_OUT
-        epoch, place = divmod(step - self.first_step, scenes // self.batch_size)
-        generator = torch.Generator().manual_seed(1000 * self.seed + epoch)
-        order = torch.randperm(scenes, generator=generator)[place * self.batch_size : (place + 1) * self.batch_size]
-        picked = order + HELD_OUT
+        """The batch of one step."""
+        picked = HELD_OUT + self.order(step - self.first_step)
         return _batch(self.latents[picked], self.tokens[picked], picked.tolist())
 
     def held_out(self) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe, write_result
+from recipes.emoji.grow_experiment import PARENT, SCRATCH
 from sana_train.metrics import read_metrics
 
-SCRATCH, PARENT = "scratch", "parent"
 LAST = 3  # validations whose mean is the loss that a run ends with
 Curve = list[tuple[int, float]]
 

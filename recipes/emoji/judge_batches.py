@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from recipes.emoji.captions import caption
 from recipes.emoji.judge_model import PATCHES
-from recipes.emoji.judge_samples import DRAWN_BY, Sample, decode, read_samples
+from recipes.emoji.judge_samples import DECODED_BY, DRAWN_BY, Sample, decode, read_samples
 from recipes.emoji.judge_scenes import Pictured, patch_targets, training_sample, training_scene
-from recipes.emoji.run_folder import digest
+from recipes.emoji.run_folder import weights_hash
 from recipes.emoji.sprites import SpriteSheet
 from sana_ae import DCAE
 from sana_judge import VILAConfig
@@ -39,8 +39,7 @@ class SamplePictures:
         """Decode the samples of `data`; the pictures are kept in `cache` for the next time."""
         shards = list(read_samples(data / "samples", split))
         samples = [sample for _, shard in shards for sample in shard]
-        weights = digest(DRAWN_BY).split()[-1]
-        path = cache / f"{split}-{len(samples)}-{weights}.npy"
+        path = cache / f"{split}-{len(samples)}-{weights_hash(DRAWN_BY)}-{weights_hash(DECODED_BY)}.npy"
         if not path.exists():
             cache.mkdir(parents=True, exist_ok=True)
             device = next(autoencoder.parameters()).device

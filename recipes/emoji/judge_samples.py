@@ -27,7 +27,7 @@ from sana.pixels import to_pil
 from sana_ae import DCAE
 from sana_judge import Detection
 
-DRAWN_BY = EMBEDDED / "transformer"  # the judge lies in EMBEDDED too
+DRAWN_BY, DECODED_BY = EMBEDDED / "transformer", EMBEDDED / "vae"  # the judge lies in EMBEDDED too
 IMAGES_PER_PROMPT = 8
 PROMPTS_PER_SHARD = 16
 # Beyond every seed that GenEval-emoji uses, and another range for each split.

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,8 @@ from recipes.emoji.captions import LANGUAGES
 from recipes.emoji.detector_network import Detector
 from recipes.emoji.encode_scenes import FIRST_HELD_OUT, encode_shard, load_shards, tokenize
 from recipes.emoji.geneval_emoji import Settings, evaluate, sampling_of
-from recipes.emoji.run_folder import append_line, claim, digest, finished_lines, write_json
+from recipes.emoji.release import EMBEDDED, ROOT
+from recipes.emoji.run_folder import append_line, claim, digest, finished_lines, weights_hash, write_json
 from recipes.emoji.sprites import FontSprites, SpriteSheet
 from recipes.emoji.train_transformer import EncodedScenes
 from sana import SanaPipeline
@@ -30,7 +32,6 @@ from sana_scale import BlockImportance, PrunePlan, prune_depth
 from sana_scale.depth import evenly_spaced, plot_importance, plot_importance_by_time, random_blocks
 from sana_train import FlowMatching, FlowValidation
 
-ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "emoji-prune.json"
 SELECTORS = ("importance", "uniform", "random")
 KEPT = (2 / 3, 1 / 2, 1 / 3)
@@ -179,7 +180,8 @@ def geneval(experiment: Experiment, detector: Path, *, prompts_per_task: int, im
             detect = Detector.from_pretrained(detector)
             sampling = sampling_of(pipeline, steps=None, guidance_scale=None)
             table = evaluate(_silent(pipeline), detect, out, settings, sampling=sampling)
-            lines.append({"keep": keep, "state": state, "overall": table.overall, "tasks": table.tasks})
+            drawn = json.loads((out / "table.json").read_text())["settings"]
+            lines.append({"keep": keep, "state": state, "overall": table.overall, "tasks": table.tasks, "drawn": drawn})
     pipeline.transformer = experiment.teacher
     return lines
 
@@ -226,9 +228,9 @@ def main() -> None:
     parser.add_argument("--device")
     options = parser.parse_args()
 
-    folder = ROOT / "src" / "sana" / "embedded" if options.model == "embedded" else Path(options.model)
+    folder = EMBEDDED if options.model == "embedded" else Path(options.model)
     plan = Plan(
-        model=f"{options.model} {digest(folder / 'transformer').split()[-1]}",
+        model=f"{options.model} {weights_hash(folder / 'transformer')}",
         **{name: getattr(options, name) for name in ("steps", "batch_size", "lr", "seeds", "prompts", "held_out")},
     )
     pipeline = SanaPipeline.from_pretrained(options.model, device=options.device, dtype=torch.float32)

@@ -9,12 +9,17 @@ from typing import Any
 
 
 def digest(folder: Path) -> str:
-    """A folder's name and the first 12 digits of the SHA-256 of the weights in it."""
+    """A folder's name and its `weights_hash`."""
+    return f"{folder.name} {weights_hash(folder)}"
+
+
+def weights_hash(folder: Path) -> str:
+    """The first 12 digits of the SHA-256 of the weights in a folder."""
     weights = sorted(folder.rglob("*.safetensors"))
     if not weights:
         raise FileNotFoundError(f"{folder} holds no .safetensors: train it first (see recipes/emoji/README.md)")
     sums = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in weights)
-    return f"{folder.name} {hashlib.sha256(sums.encode()).hexdigest()[:12]}"
+    return hashlib.sha256(sums.encode()).hexdigest()[:12]
 
 
 def claim(out: Path, settings: Any) -> None:

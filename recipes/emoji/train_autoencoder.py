@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.optim import AdamW
 
+from recipes.emoji.epoch_order import EpochOrder
 from recipes.emoji.rendering import Pictures, render_scenes
 from recipes.emoji.scenes import SIZE
 from recipes.emoji.sprites import FolderSprites, FontSprites
@@ -59,16 +60,11 @@ class RenderedScenes:
 
     def __init__(self, pictures: Pictures, *, batch_size: int, device: str = "cpu") -> None:
         self.pictures = torch.from_numpy(pictures).to(device)  # (N, 128, 128, 3)
-        self.batch_size = batch_size
-        self._order = (-1, torch.empty(0))
+        self.order = EpochOrder(len(pictures), batch_size)
 
     def __call__(self, step: int) -> dict[str, Any]:
-        """The batch of one step: every epoch shuffles anew."""
-        epoch, place = divmod(step, len(self.pictures) // self.batch_size)
-        if self._order[0] != epoch:
-            order = torch.randperm(len(self.pictures), generator=torch.Generator().manual_seed(epoch))
-            self._order = (epoch, order)
-        picked = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
+        """The batch of one step."""
+        picked = self.order(step)
         images = self.pictures[picked.to(self.pictures.device)].movedim(-1, 1)
         return {"images": images, "key": [str(index) for index in picked.tolist()]}
 

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, Gemma2Config, Gemma2Model
 
 from recipes.emoji.captions import LANGUAGES
 from recipes.emoji.encode_scenes import MAX_TOKENS, load_shards, shard_facts, tokenize
+from recipes.emoji.epoch_order import EpochOrder
 from recipes.emoji.scenes import LANGUAGE_WEIGHTS
 from sana import PipelineFacts, SanaPipeline
 from sana_ae import DCAE
@@ -98,13 +99,13 @@ class EncodedScenes:
         self.tokens = scenes["tokens"].long()
         self.empty = empty.long()
         self.pad = int(empty[-1])
-        self.batch_size = batch_size
+        self.order = EpochOrder(len(self.latents), batch_size)
         self.dropout = dropout
 
     def __call__(self, step: int) -> dict[str, Any]:
         """The batch of one step."""
         rng = random.Random(f"batch {step}")
-        picked = self._epoch_slice(step)
+        picked = self.order(step)
         languages = rng.choices(range(len(LANGUAGES)), [LANGUAGE_WEIGHTS[name] for name in LANGUAGES], k=len(picked))
         tokens = self.tokens[picked, languages]
         tokens[torch.tensor([rng.random() < self.dropout for _ in picked])] = self.empty
@@ -116,11 +117,6 @@ class EncodedScenes:
             "caption_mask": mask[:, :longest],
             "key": [str(index) for index in picked.tolist()],
         }
-
-    def _epoch_slice(self, step: int) -> Tensor:
-        epoch, place = divmod(step, len(self.latents) // self.batch_size)
-        order = torch.randperm(len(self.latents), generator=torch.Generator().manual_seed(epoch))
-        return order[place * self.batch_size : (place + 1) * self.batch_size]
 
 
 def main() -> None:
@@ -143,7 +139,7 @@ def main() -> None:
         model.load_averages(options.start_from / "transformer-run" / "model")
     model.to(options.device)
     batches = EncodedScenes(
-        load_shards(options.out / "latents", shard_facts(autoencoder)),
+        load_shards(options.out / "latents", shard_facts(autoencoder, tokenizer)),
         tokenize([""], tokenizer)[0],
         scaling_factor=autoencoder.config.scaling_factor,
         batch_size=options.batch_size,
