@@ -22,6 +22,7 @@ BENCHMARKS = {
     "train": "training_step",
     "optimizer": "optimizer_step",
     "judge": "judging",
+    "counts": "counts",
 }
 OLDEST = ["sana-ae", "sana-dit", "sana-judge", "sana-train", "sana-suite"]  # all but sana-scale need one of the two
 FROM_SITE_PACKAGES = """

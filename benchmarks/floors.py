@@ -18,7 +18,7 @@ def count_flops(config: SanaConfig, *, batch: int, side: int) -> int:
     """Returns the operations of a forward of the transformer (2 for a product and sum)."""
     with torch.device("meta"):
         model, inputs = SanaTransformer(config), draw_meta(config, batch, side)
-        return _counted(lambda: model(**inputs))
+        return counted(lambda: model(**inputs))
 
 
 def draw_meta(config: SanaConfig, batch: int, side: int) -> dict[str, Tensor]:
@@ -36,7 +36,7 @@ def count_autoencoder(config: DCAEConfig, shape: tuple[int, ...], direction: str
     """Returns the operations of decoding latents or encoding images of this shape."""
     with torch.device("meta"):
         model, x = DCAE(config).eval(), torch.empty(shape)
-        return _counted(lambda: model.decode(x) if direction == "decode" else model.encode(x))
+        return counted(lambda: model.decode(x) if direction == "decode" else model.encode(x))
 
 
 def picture_floor(
@@ -67,7 +67,8 @@ def weight_bytes(model: nn.Module) -> int:
     return sum(weight.nbytes for weight in model.parameters())
 
 
-def _counted(run: Callable[[], object]) -> int:
+def counted(run: Callable[[], object]) -> int:
+    """Returns the operations of what this runs (2 for a product and sum), without gradients."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())

@@ -28,7 +28,7 @@ from benchmarks.timing import Contender, interleaved, summarise
 from sana import SanaPipeline
 from sana.catalog import GEMMA_2_2B
 from sana.diffusers_comparison import draw_diffusers, draw_ours, load_diffusers
-from sana.parity import Drawing
+from sana.parity import Sampling
 from sana_ae import DC_AE_F32C32_SANA, DCAE
 from sana_dit import CaptionEncoder, SanaConfig
 
@@ -114,17 +114,17 @@ def check(ours: SanaPipeline, theirs: Any, *, pixels: int) -> dict[str, float]:
     In float32 they may differ from diffusers' by `LEVELS`; in bfloat16 they are compared with those of the reference
     in float32, with the same rounded weights.
     """
-    weight, drawing = ours.transformer.final.proj.weight, _drawing(ours, pixels=pixels, **CHECKED)
+    weight, sampling = ours.transformer.final.proj.weight, _sampling(ours, pixels=pixels, **CHECKED)
     # One step, which is no CUDA graph yet: a replay calls no operators.
-    first_step = partial(draw, ours, replace(drawing, steps=1))
+    first_step = partial(draw, ours, replace(sampling, steps=1))
     check_kernels(first_step, TRANSFORMER_KERNELS | AUTOENCODER_KERNELS, weight.device)
-    pictures = [stacked(draw(ours, drawing)), stacked(draw_reference(theirs or ours, drawing))]
+    pictures = [stacked(draw(ours, sampling)), stacked(draw_reference(theirs or ours, sampling))]
     if weight.dtype == torch.float32:
         levels = int((pictures[0] - pictures[1]).abs().max())
         if levels > LEVELS:
             raise SystemExit(f"the pictures differ by {levels} levels of 255, allowed is {LEVELS}; nothing was timed")
         return {"largest_difference": levels}
-    exact = stacked(draw_reference(in_float32(theirs or ours), drawing))
+    exact = stacked(draw_reference(in_float32(theirs or ours), sampling))
     errors = [relative_error(each, exact) for each in pictures]
     check_errors(errors[0], errors[1], weight.dtype)
     return {"error_ours": errors[0], "error_reference": errors[1]}
@@ -155,29 +155,29 @@ def measure(
     repeats: int,
 ) -> dict[str, Any]:
     """Returns times, ratios and the floor."""
-    drawing = _drawing(ours, pixels=pixels, batch=batch, steps=steps)
-    contenders: dict[str, Contender] = {"ours": partial(draw, ours, drawing)}
+    sampling = _sampling(ours, pixels=pixels, batch=batch, steps=steps)
+    contenders: dict[str, Contender] = {"ours": partial(draw, ours, sampling)}
     if theirs is not None:
-        contenders["diffusers"] = partial(draw_reference, theirs, drawing)
+        contenders["diffusers"] = partial(draw_reference, theirs, sampling)
     if theirs is not None and compiled:
         their_compiled = copy.copy(theirs)
         their_compiled.transformer = torch.compile(theirs.transformer)
-        contenders["diffusers_compiled"] = partial(draw_reference, their_compiled, drawing)
+        contenders["diffusers_compiled"] = partial(draw_reference, their_compiled, sampling)
     times = interleaved(contenders, repeats=repeats, device=ours.device)
     floor = picture_floor(ours, pixels=pixels, batch=batch, steps=steps, rates=rates)
     return floor | summarise(times, floor["floor_seconds"])
 
 
-def draw(pipeline: SanaPipeline, drawing: Drawing) -> list[Image.Image]:
+def draw(pipeline: SanaPipeline, sampling: Sampling) -> list[Image.Image]:
     """Returns our pictures of a prompt, on a GPU with our kernels."""
     with fastest(pipeline.device):
-        return draw_ours(pipeline, drawing, PROMPT)
+        return draw_ours(pipeline, sampling, PROMPT)
 
 
-def draw_reference(pipeline: Any, drawing: Drawing) -> list[Image.Image]:
+def draw_reference(pipeline: Any, sampling: Sampling) -> list[Image.Image]:
     """Returns diffusers' pictures, or ours in plain PyTorch where that is not there."""
     drawn = draw_ours if isinstance(pipeline, SanaPipeline) else draw_diffusers
-    return drawn(pipeline, drawing, PROMPT)
+    return drawn(pipeline, sampling, PROMPT)
 
 
 def stacked(pictures: list[Image.Image]) -> torch.Tensor:
@@ -185,8 +185,8 @@ def stacked(pictures: list[Image.Image]) -> torch.Tensor:
     return torch.from_numpy(np.stack([np.asarray(picture, dtype=np.float64) for picture in pictures])) - 127.5
 
 
-def _drawing(pipeline: SanaPipeline, *, pixels: int, batch: int, steps: int) -> Drawing:
-    return Drawing(
+def _sampling(pipeline: SanaPipeline, *, pixels: int, batch: int, steps: int) -> Sampling:
+    return Sampling(
         seeds=tuple(range(batch)),
         height=pixels,
         width=pixels,

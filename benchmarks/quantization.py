@@ -102,7 +102,7 @@ def bytes_of(module: nn.Module) -> int:
 
 
 def _draw(pipeline: SanaPipeline) -> tuple[Tensor, Tensor]:
-    captions, negative = pipeline.encode(PROMPTS)
+    captions, negative = pipeline.encode(PROMPTS, scale=4.0)
     size, _ = pipeline.sizes(None, None)
     latents = pipeline.denoise(captions, negative, range(len(PROMPTS)), size=size, steps=STEPS, scale=4.0)
     return captions.embeddings[captions.mask.bool()], latents

@@ -12,17 +12,20 @@ import torch
 
 import sana_ae.ops
 import sana_dit.ops
-from benchmarks import image, machine, readme_table
+from benchmarks import counts, image, machine, readme_table
 from benchmarks.floors import count_flops
 from benchmarks.gate import GPU_TESTS, ROOT, check_errors, commands
 from benchmarks.gpu_suite import BENCHMARKS, SECONDS, TESTS, WHERE_THERE_IS_TIME, has_failed, search_path
 from benchmarks.kernels import check_kernels, fastest
+from benchmarks.ledger import Ledger, WholeNorms
 from benchmarks.machine import add_row, floor_seconds, write_result
 from benchmarks.references import TRANSFORMERS
 from benchmarks.timing import Times, interleaved
 from sana import SanaPipeline
-from sana.parity import Drawing
+from sana.parity import Sampling
 from sana.resolution import drawing_size, resolution_bins
+from sana_ae import DC_AE_F32C32_SANA, tiling
+from sana_ae.training import recompute_blocks
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -120,7 +123,7 @@ def test_a_picture_is_drawn_with_the_kernels_that_are_asked_for():
     for part, ops in parts:
         part.register_forward_hook(lambda *_, ops=ops: seen.append(ops.implementation.selected()))
     with fastest(GPU):
-        image.draw(pipeline, Drawing(seeds=(0,), height=64, width=64, steps=1, guidance_scale=4.5))
+        image.draw(pipeline, Sampling(seeds=(0,), height=64, width=64, steps=1, guidance_scale=4.5))
     assert seen == ["fused", "fused"]
 
 
@@ -224,3 +227,100 @@ def test_the_readme_claims_what_was_measured(path):
     readme = path.read_text(encoding="utf-8")
     assert readme_table.with_table(readme, readme_table.table_of(path)) == readme
     assert path.parent == ROOT or readme.count("\n| ") > 20
+
+
+@pytest.fixture
+def counted():
+    return json.loads(counts.COUNTS.read_text(encoding="utf-8"))
+
+
+def words(text):
+    return " ".join(text.split())
+
+
+def gib(size):
+    return f"{size / 2**30:.1f}"
+
+
+def test_bytes_alive_and_moved_are_those_of_a_chain_counted_by_hand():
+    x = torch.empty(1024, device="meta")  # 4096 bytes
+    with torch.no_grad(), Ledger() as ledger:
+        a = x + 1  # x read, a written
+        b = a * x  # a and x read, b written
+        del a
+        b.view(32, 32).t().relu_()  # b read and written
+    assert (ledger.alive, ledger.peak, ledger.moved) == (4096, 2 * 4096, (2 + 3 + 2) * 4096)
+    del b
+    assert ledger.alive == 0
+
+
+def test_what_a_gradient_needs_is_alive_and_of_a_norm_that_is_its_input_and_a_scale_a_row():
+    x = torch.empty(8, 128, device="meta", requires_grad=True)
+    weight = torch.empty(128, device="meta")
+    with WholeNorms(), Ledger() as ledger:
+        y = torch.nn.functional.rms_norm(x.exp().sin(), (128,), weight)
+    assert y.requires_grad
+    assert ledger.alive == 3 * x.nbytes + 8 * 4  # results of exp, which sin keeps too, and sin, the scales, and y
+
+
+def test_recomputed_blocks_keep_less():
+    widths = (8, 8, 16, 16, 32, 32)
+    config = replace(
+        DC_AE_F32C32_SANA, encoder_block_out_channels=widths, decoder_block_out_channels=widths, attention_head_dim=8
+    )
+    with torch.device("meta"):
+        kept = counts.count_training(config, 64)
+    assert kept["kept_recomputing_bytes"] == kept["kept_between_blocks_bytes"] + kept["largest_block_bytes"]
+    assert kept["largest_block_bytes"] < kept["kept_recomputing_bytes"] < kept["kept_bytes"] / 2
+
+
+def test_the_fused_attention_moves_q_k_v_and_its_output_and_states():
+    pytest.importorskip("triton", reason="needs triton, whose kernels are counted")
+    q = torch.empty(1, 512, 64, device="meta", dtype=torch.bfloat16)
+    with torch.device("meta"):
+        moved = counts.fused_bytes(q, q, q, None, heads=2)
+    # Two parts of 256 tokens are written and read again, their sum is written and read.
+    assert moved == 4 * q.nbytes + (2 * 2 + 2) * 2 * 33 * 32 * 4
+
+
+def test_what_is_told_of_decoding_was_counted(counted):
+    rows = {(row["pixels"], row["tile"]): (gib(row["peak_bytes"]), f"{row['work']:.2f}") for row in counted["decode"]}
+    readme = (ROOT / "packages/sana-ae/README.md").read_text(encoding="utf-8")
+    for pixels in (2048, 4096):
+        tiles = [f"{memory} GiB, {work} times" for memory, work in (rows[pixels, tile] for tile in (1024, 512))]
+        line = f"| {pixels} x {pixels} | {rows[pixels, None][0]} GiB | {tiles[0]} the work | {tiles[1]} |"
+        assert line in readme
+    whole, large, small = (rows[4096, tile] for tile in (None, 1024, 512))
+    assert (
+        f"{whole[0]} GiB whole; {large[0]} GiB with tile=1024, for {large[1]} times the work; "
+        f"{small[0]} GiB with tile=512, for {small[1]} times" in words(tiling.__doc__)
+    )
+    told = f"{float(whole[0]):.0f} GiB for 4096x4096 pixels, and {large[0]} GiB with tile=1024"
+    assert told in words(SanaPipeline.from_pretrained.__doc__)
+    assert f"{100 * counted['decode_beside_diffusers']['less']:.0f} % fewer multiplications" in readme
+
+
+def test_what_is_told_of_training_was_counted(counted):
+    sizes = {name: gib(size) for name, size in counted["training"].items()}
+    kept, recomputing = sizes["kept_bytes"], sizes["kept_recomputing_bytes"]
+    readme = words((ROOT / "packages/sana-ae/README.md").read_text(encoding="utf-8"))
+    assert f"activations kept per 1024 px image from {kept} to {recomputing} GiB" in readme
+    told = words(recompute_blocks.__doc__)
+    assert f"Of the {kept} GiB" in told
+    parts = f"{sizes['kept_between_blocks_bytes']} between blocks and {sizes['largest_block_bytes']} in the largest"
+    assert f"{recomputing} stay: {parts} one" in told
+
+
+def test_what_is_told_of_linear_attention_was_counted(counted):
+    page = words((ROOT / "docs/ideas/linear-attention.md").read_text(encoding="utf-8"))
+    work = counted["block"]
+    assert f"spends {work['flops_linear_attention'] / 1e9:.1f} of its {work['flops'] / 1e9:.0f} GFLOP" in page
+    plain, normed = counted["linear_attention"]
+    assert f"moves {plain['plain_bytes']:.0f} bytes and the fused kernels {plain['fused_bytes']:.0f};" in page
+    assert f"queries and keys {normed['plain_bytes']:.0f} and {normed['fused_bytes']:.0f}." in page
+
+
+def test_what_the_fused_attention_tells_of_plain_pytorch_was_counted(counted):
+    fused = pytest.importorskip("sana_dit.ops.linear_attention.fused", reason="needs triton")
+    plain, normed = (f"{row['plain_bytes']:.0f}" for row in counted["linear_attention"])
+    assert f"plain PyTorch, in float32, moves {normed} and {plain};" in words(fused.__doc__)

@@ -58,6 +58,20 @@ def test_info_says_where_a_checkpoint_is_and_how_it_may_be_used(capsys):
         assert part in shown
     facts = model_facts("embedded")
     assert (facts["dtype"], facts["revision"], facts["bins"]) == ("float16", None, None)
+    assert facts["licence"] == "apache-2.0"
+
+
+def test_a_configuration_that_means_nothing_is_named_with_its_file(folder):
+    path = folder / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"more": 1}))
+    with pytest.raises(ValueError, match=r"pipeline/transformer/config\.json has unknown fields \['more'\]"):
+        model_facts(str(folder))
+
+
+def test_what_is_on_this_machine_has_no_revisions(folder):
+    for model in ("embedded", folder):
+        with pytest.raises(ValueError, match=r"revision is 'v1', but .* is on this machine"):
+            locate(model, "v1")
 
 
 def test_a_hub_id_that_is_not_in_diffusers_layout_suggests_the_one_that_is():

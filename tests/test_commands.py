@@ -1,6 +1,10 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sana.commands import app
+from sana.commands.drawing_checks import check_size
 from sana_ae import DCAE
 from sana_ae.ops.implementation import selected
 
@@ -60,16 +65,18 @@ def test_the_settings_in_a_picture_draw_it_again(run, small_folder, tmp_path):
     ("arguments", "message"),
     [
         (["--size", "64"], "--size is '64'"),
-        (["--size", "65x64"], "multiples of 32"),
+        (["--size", "65x64"], "--size is 65x64; both sides must be positive multiples of 32"),
         (["--seeds", "1,x"], "--seeds is '1,x'"),
+        (["--seeds", "3,-1"], "give whole numbers from 0"),
+        (["--seed", "-1"], "Invalid value for '--seed'"),
         (["--seeds", "1,2", "-n", "2"], "leave --seed and -n out"),
-        (["--cfg", "nan"], "guidance_scale is nan"),
+        (["--cfg", "nan"], "nan is no finite number"),
         (["--device", "nowhere"], "device 'nowhere' cannot be used"),
         (["--out", "one.jpg"], "written as PNG"),
-        (["--steps", "0"], "steps=0"),
-        (["--steps", "-4"], "steps=-4"),
-        (["--dtype", "int8"], "--dtype is 'int8'"),
-        (["--kernels", "triton"], "--kernels is 'triton'; it is reference or fused"),
+        (["--steps", "0"], "Invalid value for '--steps'"),
+        (["--steps", "-4"], "Invalid value for '--steps'"),
+        (["--dtype", "int8"], "Invalid value for '--dtype'"),
+        (["--kernels", "triton"], "Invalid value for '--kernels'"),
         (["--tile", "48"], "tile is 48 pixels; it must be a multiple of 32"),
         (["-n", "2", "--out", "one.png"], "one file, for 2 pictures"),
     ],
@@ -81,6 +88,59 @@ def test_bad_options_are_one_line_and_leave_nothing(run, small_folder, tmp_path,
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("options", [("--size", "65x64"), ("--steps", 0), ("--quantize", "int2"), ("--cfg", "inf")])
+def test_settings_are_looked_at_before_weights_are_loaded(run, small_folder, tmp_path, options):
+    folder = shutil.copytree(small_folder, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    for command in (("generate", "a dog"), ("best-of", "a dog")):
+        result = run(*command, "--model", folder, "--out", tmp_path, *options)
+        assert result.exit_code == 2
+        assert options[0] in result.stderr
+
+
+@pytest.mark.parametrize(("size", "warned"), [((), False), (("--size", "64x64"), False), (("--size", "96x64"), True)])
+def test_a_size_that_was_not_trained_is_drawn_with_a_warning(run, small_folder, tmp_path, size, warned):
+    result = run(
+        "generate", "a dog", "--model", small_folder, "--steps", 1, "--out", tmp_path, "--device", "cpu", *size
+    )
+    assert result.exit_code == 0, result.output
+    assert ("--size is 96x64, and the model was trained at 64x64 alone" in result.stderr) == warned
+
+
+def test_a_checkpoint_with_bins_takes_any_size(diffusers_folder, capsys):
+    check_size(str(diffusers_folder), 300, 501)
+    assert capsys.readouterr().err == ""
+
+
+def test_guidance_goes_by_the_name_diffusers_has_for_it(run, small_folder, tmp_path):
+    common = ("generate", "a dog", "--model", small_folder, "--steps", 1, "--json", "--out", tmp_path)
+    assert json.loads(run(*common, "--guidance-scale", 2).stdout)[0]["guidance_scale"] == 2.0
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that root cannot write to either")
+def test_a_folder_that_even_root_cannot_write_to_is_said_before_weights_are_loaded(run, small_folder, tmp_path):
+    folder = shutil.copytree(small_folder, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    for command in ("generate", "best-of"):
+        result = run(command, "a dog", "--model", folder, "--out", "/proc/new")
+        assert result.exit_code == 2
+        assert "--out is /proc/new, but nothing can be written to /proc" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("generate", "--geneval", "nowhere"), "--geneval"),
+        (("best-of", "--prompts", "nowhere"), "--prompts"),
+        (("evaluate", "geneval", ".", "--metadata", "nowhere"), "--metadata"),
+        (("judge-data", "nowhere", "out.jsonl"), "RESULTS.jsonl"),
+        (("prune", "embedded", "new", "--keep", 1, "--calibrate", "nowhere"), "--calibrate"),
+    ],
+)
+def test_a_file_that_is_not_there_is_said_with_its_option_and_what_to_give(run, arguments, option):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert f"error: {option} nowhere is not there: give " in result.stderr
 
 
 def test_emoji_prompts_do_not_write_over_each_other(run, small_folder, tmp_path):
@@ -114,7 +174,9 @@ def test_kernels_reach_the_pipeline(run, small_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(DCAE, "decode", lambda *args, **options: seen.append(selected()) or decode(*args, **options))
     for options in (["--kernels", "fused"], []):
         arguments = ["--model", small_folder, "--steps", 1, "--no-progress", "--out", tmp_path]
-        assert run("generate", "a cat", *arguments, *options).exit_code == 0
+        result = run("generate", "a cat", *arguments, *options, "--device", "cpu")
+        assert result.exit_code == 0
+        assert ("--kernels fused has no effect on cpu" in result.stderr) == bool(options)
     assert seen == ["fused", "reference"]
 
 
@@ -165,3 +227,9 @@ def test_info_counts_every_evaluation_of_a_picture(run, small_folder, tmp_path):
         flops.append(printed["components"]["transformer"]["flops_per_picture"])
     assert flops[2] > 0
     assert flops == [4 * flops[2], 2 * flops[2], flops[2]]
+
+
+def test_versions_are_those_that_a_bug_report_needs():
+    printed = subprocess.run([sys.executable, "-m", "sana", "--version"], capture_output=True, text=True, check=True)
+    names = ("sana-suite", "sana-ae", "sana-dit", "sana-train", "sana-scale", "sana-judge", "torch")
+    assert printed.stdout.splitlines() == [f"{name} {version(name)}" for name in names]

@@ -7,7 +7,7 @@ import torch
 
 from sana import cpu_precision
 from sana.cpu_precision import bfloat16_gain, fastest_dtype
-from sana.stages import running_dtype
+from sana.devices import running_dtype
 
 
 @pytest.fixture

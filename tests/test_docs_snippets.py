@@ -4,18 +4,27 @@ Blocks of sana-judge's README that load checkpoints run in its own tests, which 
 """
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from sana.commands import app
+from sana.model_facts import model_facts
 from sana_dit import SanaTransformer
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md")), ROOT / "src/sana/embedded/README.md"]
-PAGES = [path for path in sorted((ROOT / "docs").rglob("*.md")) if "```python" in path.read_text(encoding="utf-8")]
+TRAINING, FROM_DIFFUSERS = (ROOT / "docs" / "guides" / f"{name}.md" for name in ("training", "from-diffusers"))
+PAGES = [
+    path
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+    if "```python" in path.read_text(encoding="utf-8") and path != TRAINING
+]
 WITHOUT = re.compile(r', device="cuda"|\.cuda\(\)|.*\.push_to_hub\(.*|# or \.from_pretrained.*')
 """What blocks say and tests leave out: a GPU, a Hub, the choice of another checkpoint."""
 
@@ -61,3 +70,35 @@ def test_python_blocks_run(path, single_files):
         code = WITHOUT.sub("", block)
         if path.parent.name != "sana-judge" or "from_pretrained" not in code:
             exec(compile(code, str(path), "exec"), names)
+
+
+def test_the_training_guide_works_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    fewer = {"range(16)": "range(1)", "steps=8": "steps=1", "steps = 120": "steps = 2", "steps = 10\n": "steps = 1\n"}
+    text = TRAINING.read_text(encoding="utf-8")
+    for long, short in fewer.items():
+        assert long in text
+        text = text.replace(long, short)
+    for language, block in re.findall(
+        r"```(\w*)\n(.*?)```", text.replace("batch_size = 16", "batch_size = 4"), re.DOTALL
+    ):
+        if language == "python":
+            exec(compile(block, str(TRAINING), "exec"), names)
+        elif language == "toml":
+            Path("zog.toml").write_text(block)
+        else:
+            for line in block.splitlines():
+                result = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
+                assert result.exit_code == 0, result.output
+    assert len(list(Path("zogs").glob("*.png"))) == 4
+
+
+def test_the_table_of_what_fits_is_what_is_counted():
+    rows = re.findall(r"^\| (sana-\S+) \| (.*) \|$", FROM_DIFFUSERS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) == 4
+    for name, cells in rows:
+        facts = model_facts(name)
+        parts = [facts["components"][part] for part in ("text_encoder", "transformer", "autoencoder")]
+        sizes = [f"{2 * part['parameters'] / 1e9:.1f} GB" for part in (*parts, facts)]
+        assert cells.split(" | ") == [*sizes, f"{facts['flops_per_picture'] / 1e12:.0f}"], name

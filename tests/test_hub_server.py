@@ -1,6 +1,8 @@
 """The Hub of the tests, tried with the `hf` command and huggingface_hub in processes of their own."""
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,6 +86,35 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub, hf, folder, tm
     assert hub.cut_downloads == 0
     assert any(int(asked.removeprefix("bytes=").split("-")[0]) > 0 for asked in hub.ranges)
     assert (tmp_path / "back" / "vae" / "model.safetensors").read_bytes() == content
+
+
+LOAD = """
+import time
+from sana_dit.hub_download import download
+time.sleep = lambda seconds: None  # between the tries of huggingface_hub
+download("tester/model", None, ["*"])
+"""
+
+
+def test_after_a_break_the_next_process_fetches_only_what_had_not_come_whole(hub, hf, folder, tmp_path):
+    def load():
+        environment = os.environ | hub.environment(tmp_path / "home") | {"HF_HUB_DISABLE_XET": "1"}
+        return subprocess.run(
+            [sys.executable, "-c", LOAD], env=environment, capture_output=True, text=True, timeout=120
+        )
+
+    (folder / "vae" / "other.safetensors").write_bytes(CONTENT[::-1])
+    hf("upload", "tester/model", str(folder), ".")
+    broken = hashlib.sha256(CONTENT).hexdigest()
+    hub.cut_downloads, hub.cut_only = 500, broken
+    told = "the download of tester/model broke off (.+): call again; files that came whole are not fetched again"
+    assert re.search(f"DownloadBrokeError: {told}", load().stderr)
+    assert hub.downloads.keys() == hub.large.keys()
+    hub.cut_downloads = 0
+    hub.downloads.clear()
+    done = load()
+    assert done.returncode == 0, done.stderr
+    assert hub.downloads == {broken: 1}
 
 
 def test_an_upload_whose_connection_breaks_is_sent_again(hub, hf, folder):

@@ -1,11 +1,14 @@
 """The one dependency rule: no package imports or requires a sibling; only sana composes them."""
 
 import ast
+import sys
 import tomllib
 from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.name for path in (ROOT / "packages").iterdir())
@@ -39,14 +42,40 @@ def test_a_package_requires_no_sibling(package):
     assert [line for line in required if line.startswith(("sana-suite", *siblings))] == []
 
 
-def test_the_ranges_of_sana_admit_the_versions_of_the_tree():
-    from packaging.requirements import Requirement
+DISTRIBUTIONS = {"PIL": "pillow", "cleanfid": "clean-fid", "yaml": "pyyaml"}
 
-    root = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    ranges = {line.name: line.specifier for line in map(Requirement, root["dependencies"])}
+
+def declared(pyproject: Path) -> dict[str, SpecifierSet]:
+    """What a project may import: all that it requires, optional extras included, by the names that pip compares."""
+    project = tomllib.loads(pyproject.read_text())["project"]
+    extras = project.get("optional-dependencies", {}).values()
+    lines = map(Requirement, [*project["dependencies"], *chain.from_iterable(extras)])
+    return {line.name.lower().replace("-", "_"): line.specifier for line in lines}
+
+
+@pytest.mark.parametrize("folder", [ROOT, *(ROOT / "packages" / package for package in PACKAGES)], ids=lambda f: f.name)
+def test_what_is_imported_is_declared(folder):
+    imported = imported_packages(folder / "src") - sys.stdlib_module_names
+    own = {path.name for path in (folder / "src").glob("*")}
+    needed = {DISTRIBUTIONS.get(name, name).lower().replace("-", "_") for name in imported - own}
+    assert needed - declared(folder / "pyproject.toml").keys() == set()
+
+
+def test_sana_asks_for_nothing_that_its_packages_would_refuse():
+    ranges = declared(ROOT / "pyproject.toml")
+    theirs = [declared(ROOT / "packages" / package / "pyproject.toml") for package in PACKAGES]
+    for name in ranges.keys() & set().union(*theirs):
+        least = {str(clause) for clause in ranges[name] if clause.operator == ">="}
+        assert {str(clause) for each in theirs for clause in each.get(name, []) if clause.operator == ">="} == least, (
+            name
+        )
+
+
+def test_the_ranges_of_sana_admit_the_versions_of_the_tree():
+    ranges = declared(ROOT / "pyproject.toml")
     for package in PACKAGES:
         text = (ROOT / "packages" / package / "pyproject.toml").read_text()
-        assert ranges[package].contains(tomllib.loads(text)["project"]["version"]), package
+        assert ranges[package.replace("-", "_")].contains(tomllib.loads(text)["project"]["version"]), package
 
 
 @pytest.mark.parametrize("name", ["src/*/hub_download.py", "src/*/hub_upload.py", "tests/kernels/conftest.py"])

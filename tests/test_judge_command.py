@@ -87,6 +87,15 @@ def test_pictures_that_are_not_there_are_said_before_a_judge_is_loaded(run, tmp_
     assert (result.exit_code, "nowhere.png" in result.stderr) == (2, True)
 
 
+def test_a_folder_stands_for_its_pictures(run, clip_folder, pictures, tmp_path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    ask = ("--judge", f"clip:{clip_folder}", "--device", "cpu", "--json")
+    assert run("judge", "an apple", tmp_path, *ask).stdout == run("judge", "an apple", *pictures, *ask).stdout
+    (tmp_path / "empty").mkdir()
+    nothing = run("judge", "an apple", tmp_path / "empty", *ask)
+    assert (nothing.exit_code, "empty holds no picture" in nothing.stderr) == (2, True)
+
+
 def test_the_embedded_judge_is_a_vila_folder(monkeypatch, pictures):
     monkeypatch.setattr(sana.judges, "EMBEDDED_JUDGE", NVILA_TINY)
     judge = load_judge("embedded", device="cpu")

@@ -1,5 +1,6 @@
 import json
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from sana import judge_training
 from sana.commands import app
 from sana.judge_training import JudgeRun, _fixed, judge_examples
 from sana_judge import Calibration, VILAJudge
@@ -56,6 +58,25 @@ def test_a_run_ends_in_a_judge_and_a_report(judge_train, tmp_path, options):
         "a red thing", [tmp_path / "0.png"]
     )
     assert {"reliability.png", "risk_coverage.png", "loss.png"} <= {path.name for path in run.iterdir()}
+
+
+def test_the_trainer_is_gone_when_the_trained_judge_is_loaded(judge_train, monkeypatch):
+    trainers, alive = [], []
+    make, load = judge_training.make_judge_trainer, VILAJudge.from_pretrained
+
+    def made(*arguments, **options):
+        trainer = make(*arguments, **options)
+        trainers.append(weakref.ref(trainer))
+        return trainer
+
+    def loaded(*arguments, **options):
+        alive.append([trainer() is not None for trainer in trainers])
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(judge_training, "make_judge_trainer", made)
+    monkeypatch.setattr(VILAJudge, "from_pretrained", loaded)
+    assert judge_train("--lora", "2").exit_code == 0
+    assert alive == [[], [False]]
 
 
 def test_the_report_weighs_each_task_by_its_own_calibration(data):

@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import typer
 
@@ -22,3 +24,23 @@ def test_notes_say_which_image_it_was(capsys):
     with pytest.raises(typer.Exit), messages():
         raise error
     assert capsys.readouterr().err == "error: a.png is damaged. It is images[3].\n"
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "said"),
+    [("", "interrupted\n"), ("the same command goes on", "interrupted: the same command goes on\n")],
+)
+def test_an_interrupt_is_one_line_that_says_how_to_go_on(capsys, goes_on, said):
+    with pytest.raises(typer.Exit) as stopped, messages(goes_on=goes_on):
+        raise KeyboardInterrupt
+    assert stopped.value.exit_code == 130
+    assert capsys.readouterr().err == said
+
+
+def test_retries_of_the_hub_client_are_not_told(caplog):
+    client = logging.getLogger("huggingface_hub.utils._http")
+    with messages():
+        client.warning("Retrying in 1s [Retry 1/5].")
+    assert caplog.records == []
+    client.warning("this is told again")
+    assert [record.getMessage() for record in caplog.records] == ["this is told again"]

@@ -322,13 +322,41 @@ def test_a_quantised_pipeline_draws_about_the_same_latents_and_is_not_saved(smal
         quantised.save_pretrained(tmp_path / "saved")
 
 
+def test_a_caption_is_kept_once_however_many_pictures_it_has(pipeline, monkeypatch):
+    kept, encode = [], pipeline.encode
+
+    def look(*arguments, **settings):
+        kept.append(encode(*arguments, **settings))
+        return kept[-1]
+
+    monkeypatch.setattr(pipeline, "encode", look)
+    prompts = ["a cat", "a dog", "a cat", "a cat"]
+    drawn = pipeline(prompts, range(4), steps=1, batch_size=2, progress=False)
+    assert len(kept[0][0].embeddings) == 2
+    alone = pipeline("a dog", [1], steps=1, progress=False)[0]
+    assert np.abs(np.asarray(drawn[1]).astype(int) - np.asarray(alone)).max() <= 1  # another batch shape
+
+
+def test_an_encoder_that_fails_goes_back_to_cpu_memory(small_folder, monkeypatch):
+    offloaded, places = SanaPipeline.from_pretrained(small_folder, device="cpu", offload=True), []
+    monkeypatch.setattr(offloaded.caption_encoder, "to", places.append)
+
+    def fail(*_):
+        raise torch.OutOfMemoryError
+
+    offloaded.caption_encoder.text_encoder.register_forward_hook(fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        offloaded("a cat", progress=False)
+    assert places == [offloaded.device, "cpu"]
+
+
 def test_the_embedded_model_runs_in_fp32_wherever_it_is(pipeline):
     assert next(SanaPipeline.from_pretrained("embedded", device="cpu").transformer.parameters()).dtype == torch.float32
     assert next(pipeline.transformer.parameters()).dtype == torch.float32  # the folder's own
 
 
 def test_a_pipeline_has_cuda_graphs_on_a_gpu_only(pipeline):
-    captions, negative = pipeline.encode(["a cat"])
+    captions, negative = pipeline.encode(["a cat"], scale=2.0)
     assert pipeline.cuda_graph
     assert pipeline._step_graphs() is None
     assert pipeline.velocity(captions, negative, scale=2.0)

@@ -7,10 +7,11 @@ import torch
 from diffusers import SanaPipeline as DiffusersPipeline
 from typer.testing import CliRunner
 
-from sana import SanaPipeline
+from sana import SanaPipeline, pruning_calibration
 from sana.commands import app
-from sana.pruning import Choice, prune_pipeline, read_scores
+from sana.pruning import PruneRequest, prune_folder, prune_pipeline
 from sana.pruning_calibration import Calibration, VelocityError, calibration_prompts, draw_samples, measure_importance
+from sana.pruning_choice import Choice, read_scores
 from sana.pruning_recovery import DrawnSamples, empty_caption, recovery_settings
 from sana_dit import SanaTransformer
 from sana_scale import PrunePlan
@@ -77,6 +78,46 @@ def test_given_scores_are_not_measured_again(pipeline, calibration):
     assert plan.kept == (1,)
     assert importance is None
     assert samples == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keep": 9},
+        {"keep": 1, "protect_head": 2},
+        {"keep": (0, 2)},
+        {"keep": (0, 0)},
+        {"keep": 1, "selector": "leave-one-out", "protect_tail": 3},
+        {"keep": 1, "scores": (0.1,)},
+        {"keep": 1, "scores": ()},
+    ],
+    ids=str,
+)
+def test_a_choice_that_does_not_fit_is_refused_before_anything_is_drawn(pipeline, calibration, tmp_path, options):
+    drawn = []
+    pipeline.transformer.register_forward_pre_hook(lambda *arguments: drawn.append(arguments))
+    request = PruneRequest(choice=Choice(**options), calibration=calibration)
+    with pytest.raises(ValueError, match="blocks"):
+        prune_folder(pipeline, tmp_path / "new", request, progress=False)
+    assert drawn == []
+
+
+def test_the_plan_of_another_depth_is_refused_before_anything_is_drawn(pipeline, calibration, tmp_path):
+    plan, _, _ = prune_pipeline(pipeline, Choice(keep=(0,)), calibration, progress=False)  # of two blocks
+    plan.save(tmp_path / "plan.json")
+    request = PruneRequest(choice=tmp_path / "plan.json", calibration=calibration)
+    with pytest.raises(ValueError, match="is a plan for 2 blocks, and the model has 1"):
+        prune_folder(pipeline, tmp_path / "new", request, progress=False)
+
+
+def test_the_velocity_error_reads_each_caption_once(pipeline, calibration, monkeypatch):
+    error, read = VelocityError(pipeline, calibration, progress=False), []
+    guided = pruning_calibration.guided_velocity
+    monkeypatch.setattr(
+        pruning_calibration, "guided_velocity", lambda *given, **more: read.append(given) or guided(*given, **more)
+    )
+    error(pipeline.transformer)
+    assert len(read) == len(PROMPTS)
 
 
 def test_batches_of_drawn_pictures_leave_some_captions_empty(pipeline, calibration):

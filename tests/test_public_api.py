@@ -1,9 +1,27 @@
-from types import ModuleType
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
 
 import sana
+from sana.commands import drawing_options
+from sana.kernels import Kernels
+from sana_dit import Quantization
 
 
-def test_all_is_exact_and_sorted():
-    named = {name for name, value in vars(sana).items() if not isinstance(value, ModuleType)}
-    public = {name for name in named if not name.startswith("_")} - {"version"}
-    assert sorted(public | {"__version__"}) == sorted(sana.__all__)
+def test_all_is_sorted_and_there():
+    assert sana.__all__ == sorted(sana.__all__) == dir(sana)
+    assert all(getattr(sana, name).__module__.startswith("sana.") for name in sana.__all__ if name != "__version__")
+    with pytest.raises(AttributeError, match="module 'sana' has no attribute 'Pipeline'"):
+        _ = sana.Pipeline
+
+
+def test_the_command_starts_without_what_takes_seconds_to_import():
+    code = "import sys, sana.commands; print({'torch', 'transformers', 'PIL'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_options_name_all_that_the_libraries_have():
+    assert get_args(drawing_options.KernelsName) == get_args(Kernels)
+    assert get_args(drawing_options.QuantizationName) == get_args(Quantization)

@@ -1,5 +1,6 @@
 """What may be published: a folder is refused before anything is sent, with everything that is wrong with it."""
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from sana.publication import inspect_folder
 JUDGE = Path(__file__).parents[1] / "src" / "sana" / "embedded" / "judge"
 CARD = "---\nlicense: apache-2.0\n---\n# A model\n\nIt draws.\n"
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
 
 
 def test_weights_that_are_not_finite_are_named(folder):
@@ -56,6 +58,53 @@ def test_a_model_that_cannot_be_loaded_is_refused(folder, damage, problem):
     damage(folder)
     with pytest.raises(ValueError, match=problem):
         inspect_folder(folder)
+
+
+def _change(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def _drop_a_weight(path):
+    weights = load_file(path)
+    del weights[sorted(weights)[0]]
+    save_file(weights, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda folder: save_file({}, folder / WEIGHTS), "transformer cannot be loaded: .*holds no Sana transformer"),
+        (lambda folder: _change(folder / "transformer/config.json", num_layers=7), "transformer cannot be .* missing"),
+        (lambda folder: _change(folder / "transformer/config.json", more=7), r"unknown fields \['more'\]"),
+        (lambda folder: _drop_a_weight(folder / VAE), "vae cannot be loaded: .* 1 missing"),
+        (lambda folder: _drop_a_weight(folder / "text_encoder/model.safetensors"), "text_encoder cannot be .* lacks 1"),
+        (lambda folder: (folder / "vae/config.json").write_text("{}"), "vae cannot be loaded: .* no published auto"),
+        (lambda folder: (folder / "model_index.json").write_text("{}"), "model_index.json cannot be loaded: .* a None"),
+        (lambda folder: _change(folder / "model_index.json", _class_name="Mine"), "is that of a Mine"),
+        (
+            lambda folder: _change(folder / "text_encoder/config.json", auto_map={"AutoModel": "m.M"}),
+            "names code to run",
+        ),
+    ],
+)
+def test_a_model_whose_weights_are_not_what_its_configuration_says_is_refused(folder, damage, problem):
+    damage(folder)
+    with pytest.raises(ValueError, match=problem):
+        inspect_folder(folder)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_a_part_by_itself_is_tried_as_well(folder, part):
+    _drop_a_weight(folder / part / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ValueError, match=r"the model cannot be loaded: .* missing"):
+        inspect_folder(folder / part, card=CARD)
+
+
+def test_a_judge_whose_weights_are_not_those_of_its_configuration_is_refused(tmp_path):
+    shutil.copytree(JUDGE, tmp_path / "judge")
+    _change(tmp_path / "judge" / "llm" / "config.json", intermediate_size=9)
+    with pytest.raises(ValueError, match=r"the model cannot be loaded: .* have another shape"):
+        inspect_folder(tmp_path / "judge")
 
 
 def test_a_judge_without_one_of_its_parts_is_refused(tmp_path):
@@ -112,6 +161,27 @@ def test_a_wrong_folder_or_name_is_told_before_the_hub_is_asked(folder, monkeypa
     refused = CliRunner().invoke(app, ["publish", *arguments, "--license", "mit", "--dry-run"])
     assert refused.exit_code == 2
     assert problem in refused.stderr
+
+
+@pytest.mark.parametrize("options", [("--what", "It is tried."), ("--base-model", "a/b", "--results", "no.json")])
+def test_what_is_said_for_a_card_that_nobody_makes_is_refused(folder, options):
+    refused = CliRunner().invoke(app, ["publish", str(folder), "me/tiny", *options, "--dry-run"])
+    assert refused.exit_code == 2
+    assert f"{', '.join(options[::2])} {'are' if options[2:] else 'is'} for the card" in refused.stderr
+
+
+def test_a_model_that_cannot_be_a_parent_makes_no_card(folder):
+    (folder / "README.md").unlink()
+    made = ["publish", str(folder), "me/tiny", "--license", "mit", "--base-model", "not an id", "--dry-run"]
+    refused = CliRunner().invoke(app, made)
+    assert refused.exit_code == 2
+    assert "base_model is 'not an id'; a Hub id is owner/name" in refused.stderr
+
+
+def test_the_files_come_last_where_they_are_seen(folder):
+    shown = CliRunner().invoke(app, ["publish", str(folder), "me/tiny", "--dry-run"])
+    assert "It draws." in shown.stdout
+    assert shown.stdout.splitlines()[-1].endswith("files for me/tiny")
 
 
 def test_a_licence_that_nobody_knows_makes_no_card(folder):

@@ -160,6 +160,29 @@ def test_without_a_network_the_missing_file_and_the_way_out_are_named(here, monk
     assert "hf download tester/nowhere" in offline.stderr
 
 
+def test_a_revision_that_was_published_can_be_looked_at_and_drawn(here, folder, tmp_path):
+    publish(inspect_folder(folder), "tester/tiny", tag="v1")
+    card = "---\nlicense: other\nlicense_name: ours\nlicense_link: a.b/c\n---\nIt draws more.\n"
+    publish(inspect_folder(folder, card=card), "tester/tiny", existing="update")
+    old = CliRunner().invoke(app, ["info", "tester/tiny", "--revision", "v1"])
+    assert "tester/tiny, revision v1, weights in float32" in old.stdout
+    assert "licence of the weights: apache-2.0" in old.stdout
+    assert "licence of the weights: ours (a.b/c)" in CliRunner().invoke(app, ["info", "tester/tiny"]).stdout
+    draw = ["generate", "a dog", "--model", "tester/tiny", "--steps", "1", "--device", "cpu", "--json", "--no-progress"]
+    drawn = CliRunner().invoke(app, [*draw, "--revision", "v1", "--out", str(tmp_path / "a.png")])
+    assert json.loads(drawn.stdout)[0]["revision"] == "v1"
+    wrong = CliRunner().invoke(app, [*draw, "--revision", "v9", "--out", str(tmp_path / "b.png")])
+    assert "tester/tiny has no revision 'v9'" in wrong.stderr
+
+
+def test_of_a_published_part_it_is_said_what_loads_it(here, folder):
+    publish(inspect_folder(folder / "vae", card=CARD), "tester/part")
+    for place in ("tester/part", str(folder / "vae")):
+        told = CliRunner().invoke(app, ["info", place])
+        assert told.exit_code == 2
+        assert "sana_ae.DCAE.from_pretrained" in told.stderr
+
+
 def test_an_upload_that_breaks_off_leaves_nothing_and_goes_on(hub, here, folder):
     hub.refuse_uploads = 1
     with pytest.raises(OSError, match="Publish again"):
@@ -225,6 +248,15 @@ def test_an_update_leaves_no_old_weights_beside_the_new_ones(here, folder):
     left = {path for path in tree if path.startswith("transformer")}
     assert left == {"transformer/config.json", "transformer/diffusion_pytorch_model.safetensors"}
     assert "notes.txt" in tree
+
+
+def test_a_part_does_not_update_a_pipeline(here, folder):
+    publish(inspect_folder(folder), "tester/tiny")
+    repository = here("tester/tiny")
+    published = repository.branches["main"]
+    with pytest.raises(ValueError, match="tester/tiny holds a pipeline"):
+        publish(inspect_folder(folder / "transformer", card=CARD), "tester/tiny", existing="update")
+    assert repository.branches["main"] == published
 
 
 def test_nothing_private_goes_to_a_public_repository(hub, here, folder):

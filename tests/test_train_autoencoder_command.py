@@ -12,7 +12,7 @@ from sana.autoencoder_training import make_autoencoder_trainer
 from sana.commands import app
 from sana_ae import DCAE
 from sana_ae.training import HIGH_RESOLUTION_LATENT, LOW_RESOLUTION_FULL, LOW_RESOLUTION_REFINEMENT, InceptionV3
-from sana_ae.training.inception import published_name
+from sana_ae.training.inception import pytorch_fid_name
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "dc_ae_f32c32"
 
@@ -95,7 +95,7 @@ def test_a_phase_ends_in_a_model_whose_latents_have_a_measured_scale(folder):
 
 
 def test_rfid_is_logged_where_there_is_an_inception(folder):
-    weights = {published_name(name): tensor for name, tensor in InceptionV3().state_dict().items()}
+    weights = {pytorch_fid_name(name): tensor for name, tensor in InceptionV3().state_dict().items()}
     torch.save(weights, "inception.pth")
     result = train("--set=validation.inception=inception.pth", "--set=train.validate_every=4")
     assert result.exit_code == 0, result.output
@@ -182,3 +182,10 @@ def test_the_recipes_are_the_three_phases():
     runs = [read_autoencoder_run(path) for path in sorted(RECIPES.glob("*.toml"))]
     assert [run.phase for run in runs] == [LOW_RESOLUTION_FULL, HIGH_RESOLUTION_LATENT, LOW_RESOLUTION_REFINEMENT]
     assert [run.autoencoder.init for run in runs[1:]] == [f"{run.train.run_dir}/model" for run in runs[:-1]]
+
+
+def test_files_of_a_measure_that_are_not_there_are_said_with_their_addresses(folder):
+    result = train("--set=perception.vgg16=none.pth", "--set=perception.heads=none.pth")
+    assert result.exit_code == 2
+    assert "https://download.pytorch.org/models/vgg16-397923af.pth" in result.stderr
+    assert "weights/v0.1/vgg.pth), or leave [perception] out: MS-SSIM needs no files" in result.stderr

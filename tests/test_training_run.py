@@ -156,6 +156,24 @@ def test_a_checkpoint_that_is_none_is_said(tmp_path):
     save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match=r"x\.safetensors"):
         model_config(ModelSettings(init=str(tmp_path / "x.safetensors")))
+    (tmp_path / "empty" / "config.json").write_text('{"more": 1}')
+    with pytest.raises(ValueError, match=r"empty/config\.json has unknown fields \['more'\]"):
+        model_config(ModelSettings(init=str(tmp_path / "empty")))
+
+
+def test_the_shape_of_a_single_file_is_known_without_its_weights(settings, tmp_path, monkeypatch):
+    source = make_model(settings().model, seed=5, device=CPU)
+    source.save_pretrained(tmp_path / "model")
+    weights = tmp_path / "model" / "diffusion_pytorch_model.safetensors"
+    devices, load = [], SanaTransformer.load_state_dict
+
+    def look(model, state, **options):
+        devices.extend(weight.device.type for weight in state.values())
+        return load(model, state, **options)
+
+    monkeypatch.setattr(SanaTransformer, "load_state_dict", look)
+    assert model_config(ModelSettings(init=str(weights))) == source.config
+    assert set(devices) == {"meta"}
 
 
 def test_the_same_weights_go_on_at_other_positions(settings, tmp_path):

@@ -1,12 +1,11 @@
 """The sections of an autoencoder's training run as dataclasses, read from its file."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
 
 import sana_ae
-from sana.run_file import Section, check_keys, fill, read_run_file, typed
+from sana.run_file import Section, check_sections, fill, filled_preset, read_run_file
 from sana_ae import DCAEConfig
 from sana_ae.training import HIGH_RESOLUTION_LATENT, LOW_RESOLUTION_FULL, LOW_RESOLUTION_REFINEMENT, TrainingPhase
 from sana_train import TrainConfig
@@ -19,8 +18,6 @@ PHASES: dict[str, TrainingPhase] = {
     "HIGH_RESOLUTION_LATENT": HIGH_RESOLUTION_LATENT,
     "LOW_RESOLUTION_REFINEMENT": LOW_RESOLUTION_REFINEMENT,
 }
-
-Preset = TypeVar("Preset", DCAEConfig, TrainingPhase)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,17 +115,13 @@ def read_autoencoder_run(path: str | Path, changes: Sequence[str] = ()) -> Autoe
         ValueError: a section or key is unknown, missing, contradicts another, or has a wrong value; says which.
     """
     sections = read_run_file(path, changes)
-    allowed = [field.name for field in fields(AutoencoderRun)]
-    if unknown := [name for name in sections if name not in allowed]:
-        known = ", ".join(f"[{name}]" for name in allowed)
-        raise ValueError(f"{path} has a section [{unknown[0]}]; known are {known}")
-    if missing := [f"[{name}]" for name in ("train", "autoencoder", "phase", "data") if name not in sections]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}: a run needs each of them")
+    needed = ("train", "autoencoder", "phase", "data")
+    check_sections(sections, AutoencoderRun, needed=needed, where=str(path))
     optional = {"perception": PerceptionSettings, "validation": HeldOutSettings}
     return AutoencoderRun(
         train=fill(TrainConfig, sections["train"], where="[train]"),
         autoencoder=_autoencoder(sections["autoencoder"]),
-        phase=_from_preset(sections["phase"], PHASES, where="[phase]"),
+        phase=filled_preset(sections["phase"], PHASES, where="[phase]"),
         data=fill(ImageSettings, sections["data"], where="[data]"),
         **{name: fill(kind, sections[name], where=f"[{name}]") for name, kind in optional.items() if name in sections},
     )
@@ -136,24 +129,8 @@ def read_autoencoder_run(path: str | Path, changes: Sequence[str] = ()) -> Autoe
 
 def _autoencoder(section: Section) -> AutoencoderSettings:
     if "init" not in section:
-        return AutoencoderSettings(config=_from_preset(section, AUTOENCODERS, where="[autoencoder]"))
+        return AutoencoderSettings(config=filled_preset(section, AUTOENCODERS, where="[autoencoder]"))
     if len(section) > 1:
         others = ", ".join(key for key in section if key != "init")
         raise ValueError(f"[autoencoder] has init and {others}: a checkpoint brings its own shape, leave these out")
     return fill(AutoencoderSettings, section, where="[autoencoder]")
-
-
-def _from_preset(section: Section, presets: Mapping[str, Preset], *, where: str) -> Preset:
-    """The preset that a section names, with the section's other keys in place of its own."""
-    name, known = section.get("preset"), ", ".join(presets)
-    if not isinstance(name, str) or name not in presets:
-        given = "lacks preset" if name is None else f"preset is {name!r}"
-        raise ValueError(f"{where} {given}; it must be one of {known}")
-    preset = presets[name]
-    hints: dict[str, Any] = get_type_hints(type(preset))
-    check_keys(section, ["preset", *hints], where=where)
-    changes = {key: typed(section[key], hints[key], name=f"{where} {key}") for key in section if key != "preset"}
-    try:
-        return replace(preset, **changes)
-    except ValueError as error:
-        raise ValueError(f"{where} {error}") from error

@@ -27,6 +27,8 @@ from sana_ae.training import (
 )
 from sana_train import Trainer
 
+VGG16 = "https://download.pytorch.org/models/vgg16-397923af.pth"
+HEADS = "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/vgg.pth"
 SCALED_ON = 256  # images that the scale of the latents is measured on
 
 
@@ -142,7 +144,12 @@ def _fixed(run: AutoencoderRun, images: ImageFolder) -> dict[str, Any]:
 def _lpips(run: AutoencoderRun, device: torch.device) -> LPIPS | None:
     if run.perception is None:
         return None
-    return LPIPS.from_files(vgg16=run.perception.vgg16, heads=run.perception.heads).to(device)
+    try:
+        return LPIPS.from_files(vgg16=run.perception.vgg16, heads=run.perception.heads).to(device)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error} ({VGG16} and {HEADS}), or leave [perception] out: MS-SSIM needs no files"
+        ) from error
 
 
 def _inception(run: AutoencoderRun, device: torch.device) -> InceptionV3 | None:

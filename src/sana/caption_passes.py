@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from sana.dataset_encoding import open_source
-from sana_train.data import ImageManifest, Skipped, listing, write_skipped
+from sana_train.data import ImageManifest, Skipped, list_skipped_on_error, write_skipped
 
 Labelled = tuple[ImageManifest, list[Skipped]]
 
@@ -19,7 +19,9 @@ def run_pass(
     max_skipped: float,
     progress: bool,
 ) -> tuple[ImageManifest, list[Skipped], Path]:
-    """Write what `label(manifest, work)` makes of `source` as `out`; returns it, and what was skipped and its list.
+    """Label `source` with `label(manifest, work)` and write `out`.
+
+    Returns the manifest, the skipped samples, and the path of their list.
 
     What is done so far is kept beside `out`, in a folder of the same name in `.work`, and taken up by the next call.
 
@@ -34,7 +36,7 @@ def run_pass(
         raise ValueError(f"OUT is {out}; it must be in {folder}, for a manifest's paths are those below its own folder")
     manifest, _ = open_source(source, folder, max_skipped=max_skipped, progress=progress)
     listed = out.with_suffix(".skipped.jsonl")
-    with listing(listed):
+    with list_skipped_on_error(listed):
         labelled, skipped = label(manifest, out.with_suffix(".work"))
     write_skipped(listed, skipped)
     labelled.write(out)

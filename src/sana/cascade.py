@@ -124,7 +124,7 @@ def _sections(stage: Mapping[str, Any], path: str) -> dict[str, Section]:
 
 
 def _apply(change: str, cascade: Section, shared: dict[str, Section], own: Mapping[str, dict[str, Section]]) -> None:
-    """Change the tables of the file: a stage's own, or the shared one and no stage's own says otherwise."""
+    """Apply one --set change: to the named stage, or to the shared section, dropping the key from every stage."""
     name, key, value = parsed_change(change)
     if name == "cascade":
         cascade[key] = value

@@ -105,7 +105,12 @@ def locate(name: str | Path, revision: str | None = None) -> tuple[str | Path, s
     """Returns where a model is, a folder or Hub id and its revision: names of the catalog resolved, others as given.
 
     A folder of that name in the current one comes before the catalog, "embedded" does not.
+
+    Raises:
+        ValueError: A revision is given of what is no repository.
     """
+    if revision is not None and (name == EMBEDDED or Path(name).exists()):
+        raise ValueError(f"revision is {revision!r}, but {name} is on this machine and has none: leave it out")
     if name == EMBEDDED:
         return str(files("sana") / "embedded"), None
     checkpoint = None if Path(name).is_dir() else find(str(name))

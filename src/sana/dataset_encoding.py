@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sana.catalog import locate
 from sana.run_settings import ModelSettings
-from sana.training_model import checkpoint_folder, model_config
+from sana.training_model import model_config
 from sana_ae import DCAE
 from sana_dit import CaptionEncoder
 from sana_train.data import (
@@ -18,7 +19,7 @@ from sana_train.data import (
     Skipped,
     check_skipped,
     index_folder,
-    listing,
+    list_skipped_on_error,
     source_facts,
     write_skipped,
 )
@@ -49,10 +50,12 @@ def load_encoders(
         max_tokens: of a caption; None is the checkpoint's own.
         tile: pixels per side that the autoencoder takes at once; None is all of them.
     """
-    folder = checkpoint_folder(model)
+    place, revision = locate(model)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    autoencoder = DCAE.from_pretrained(folder, subfolder="vae", dtype=dtype, device=device).eval()
-    encoder = CaptionEncoder.from_pretrained(folder, dtype=dtype, device=device, max_tokens=max_tokens)
+    autoencoder = DCAE.from_pretrained(place, subfolder="vae", revision=revision, dtype=dtype, device=device)
+    encoder = CaptionEncoder.from_pretrained(
+        place, revision=revision, dtype=dtype, device=device, max_tokens=max_tokens
+    )
 
     @torch.inference_mode()
     def encode_images(images: Tensor) -> Tensor:
@@ -129,7 +132,7 @@ def index(folder: Path, out: Path, *, max_skipped: float, progress: bool) -> tup
     """Write the manifest of `folder` into the folder `out`, and beside it what had to be left out; returns both."""
     manifest, skipped = index_folder(folder, progress=progress)
     out.mkdir(parents=True, exist_ok=True)
-    with listing(out / NOT_INDEXED):
+    with list_skipped_on_error(out / NOT_INDEXED):
         check_skipped(skipped, total=len(manifest) + len(skipped), fraction=max_skipped)
     write_skipped(out / NOT_INDEXED, skipped)
     manifest.write(out / MANIFEST)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from sana.catalog import locate
 from sana.cpu_precision import cpu_name
 from sana.kernels import Kernels, kernels_in_force
-from sana.parity import Drawing, Parity, weights_hash
+from sana.parity import Parity, Sampling, weights_hash
 from sana.pipeline import SanaPipeline
 
 _PACKAGES = ("sana-suite", "sana-dit", "sana-ae", "diffusers", "transformers", "torch")
@@ -69,7 +69,7 @@ def compare_with_diffusers(
     _check_diffusers()
     ours = SanaPipeline.from_pretrained(model, revision=revision, device=device, dtype=dtype, kernels=kernels)
     (size, _), (steps, scale) = ours.sizes(height, width), ours.settings(steps, guidance_scale)
-    drawing = Drawing(
+    sampling = Sampling(
         seeds=tuple(seeds),
         height=size[0],
         width=size[1],
@@ -80,20 +80,20 @@ def compare_with_diffusers(
     )
     place, sprint = ours.device, ours.is_sprint
     drawn = partial(_pictures, prompts, progress=progress)
-    pictures = drawn("ours", partial(draw_ours, ours, drawing))
+    pictures = drawn("ours", partial(draw_ours, ours, sampling))
     del ours
     theirs = load_diffusers(model, sprint=sprint, dtype=dtype, device=place, revision=revision, variant=variant)
-    references = drawn("diffusers'", partial(draw_diffusers, theirs, drawing))
+    references = drawn("diffusers'", partial(draw_diffusers, theirs, sampling))
     errors: list[float | None] = [None, None]
     if dtype != torch.float32:
-        exact = drawn("diffusers', float32", partial(draw_diffusers, theirs.to(torch.float32), drawing))
+        exact = drawn("diffusers', float32", partial(draw_diffusers, theirs.to(torch.float32), sampling))
         errors = [float(np.sqrt(np.mean((rounded - exact) ** 2))) for rounded in (pictures, references)]
     difference = np.abs(pictures - references)
     return Parity(
         model=model,
         weights=weights_hash(model, revision=revision),
         prompts=tuple(prompts),
-        drawing=drawing,
+        sampling=sampling,
         dtype=str(dtype).removeprefix("torch."),
         kernels=kernels_in_force(kernels),
         device=torch.cuda.get_device_name(place) if place.type == "cuda" else cpu_name(),
@@ -106,36 +106,36 @@ def compare_with_diffusers(
     )
 
 
-def draw_ours(pipeline: SanaPipeline, drawing: Drawing, prompt: str) -> list[Image.Image]:
+def draw_ours(pipeline: SanaPipeline, sampling: Sampling, prompt: str) -> list[Image.Image]:
     """The pictures of our pipeline, all in one batch."""
     return pipeline(
         prompt,
-        drawing.seeds,
-        height=drawing.height,
-        width=drawing.width,
-        steps=drawing.steps,
-        guidance_scale=drawing.guidance_scale,
+        sampling.seeds,
+        height=sampling.height,
+        width=sampling.width,
+        steps=sampling.steps,
+        guidance_scale=sampling.guidance_scale,
         binning=False,
-        batch_size=len(drawing.seeds),
+        batch_size=len(sampling.seeds),
         progress=False,
     )
 
 
-def draw_diffusers(pipeline: Any, drawing: Drawing, prompt: str) -> list[Image.Image]:
+def draw_diffusers(pipeline: Any, sampling: Sampling, prompt: str) -> list[Image.Image]:
     """The pictures of diffusers' SanaPipeline or SanaSprintPipeline, all in one batch."""
-    options: dict[str, Any] = {} if drawing.chi else {"complex_human_instruction": None}
-    if type(pipeline).__name__ == "SanaSprintPipeline" and drawing.steps != _STEPS_WITH_A_MIDDLE:
+    options: dict[str, Any] = {} if sampling.chi else {"complex_human_instruction": None}
+    if type(pipeline).__name__ == "SanaSprintPipeline" and sampling.steps != _STEPS_WITH_A_MIDDLE:
         options["intermediate_timesteps"] = None
     pictures: list[Image.Image] = pipeline(
         prompt,
-        height=drawing.height,
-        width=drawing.width,
-        num_inference_steps=drawing.steps,
-        guidance_scale=drawing.guidance_scale,
-        num_images_per_prompt=len(drawing.seeds),
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in drawing.seeds],
+        height=sampling.height,
+        width=sampling.width,
+        num_inference_steps=sampling.steps,
+        guidance_scale=sampling.guidance_scale,
+        num_images_per_prompt=len(sampling.seeds),
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in sampling.seeds],
         use_resolution_binning=False,
-        max_sequence_length=drawing.max_tokens,
+        max_sequence_length=sampling.max_tokens,
         **options,
     ).images
     return pictures
@@ -171,7 +171,7 @@ def load_diffusers(
 
 def _check_diffusers() -> None:
     if find_spec("diffusers") is None:
-        raise ImportError("a comparison with diffusers needs it: pip install diffusers")
+        raise ImportError("a comparison with diffusers needs it: pip install 'sana-suite[parity]'")
 
 
 def _pictures(

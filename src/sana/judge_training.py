@@ -1,5 +1,6 @@
 """A judge's training run: examples and objective of sana_judge, the loop of sana_train."""
 
+import gc
 import hashlib
 import os
 from collections.abc import Sequence
@@ -108,9 +109,10 @@ def train_judge(run: JudgeRun, *, device: torch.device, resume: bool = False) ->
             f"{len(validation)} of {len(examples.usable)} examples are held back, too few groups to calibrate and to "
             "report: give more prompts, or a larger validation share"
         )
-    trainer = make_judge_trainer(run, training, validation, device=device, resume=resume)
-    if not (trainer.step == run.steps or trainer.fit()):
+    if not _fit(run, training, validation, device=device, resume=resume):
         return JudgeTrained(finished=False)
+    gc.collect()  # the trainer's cycles hold the judge and the optimizer's state
+    torch.cuda.empty_cache()
     judge = VILAJudge.from_pretrained(run.out / "model", max_tiles=run.max_tiles, device=device, progress=run.progress)
     warnings = [f"line {line} of {run.data} is left out: {reason}" for line, reason in examples.refused.items()]
     try:
@@ -124,6 +126,13 @@ def train_judge(run: JudgeRun, *, device: torch.device, resume: bool = False) ->
     write_report(run.out / "report.json", report)
     plot_report(judged, run.out)
     return JudgeTrained(finished=True, report=report, warnings=tuple(warnings))
+
+
+def _fit(
+    run: JudgeRun, training: Sequence[Example], validation: Sequence[Example], *, device: torch.device, resume: bool
+) -> bool:
+    trainer = make_judge_trainer(run, training, validation, device=device, resume=resume)
+    return trainer.step == run.steps or trainer.fit()
 
 
 def make_judge_trainer(

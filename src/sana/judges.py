@@ -42,7 +42,7 @@ def load_judge(
             task.
     """
     import sana_judge
-    from sana.stages import usable_device
+    from sana.devices import usable_device
 
     kind, repo = _split(name)
     judge_class: Any = getattr(sana_judge, _KINDS.get(kind, "VILAJudge"))

@@ -11,6 +11,7 @@ from sana.model_facts import model_facts
 from sana.parity import Parity, weights_hash
 from sana.part_card import render_part_card
 from sana.pipeline_folder import INDEX, read_json
+from sana.publishing import check_hub_id
 
 PROMPT = "two red apples left of a cat"
 PLANS = {"growth.json": "grown", "plan.json": "pruned"}  # as `sana grow` and `sana prune` leave them
@@ -49,10 +50,13 @@ def render_card(
 
     Raises:
         FileNotFoundError: There is no such folder, it holds no model, or there is no such result file.
-        ValueError: A result file is not what it should be, or results are given for a model that draws nothing.
+        ValueError: A result file is not what it should be, results are given for a model that draws nothing, or
+            base_model is no Hub id.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder: give one that save_pretrained wrote")
+    if base_model is not None:
+        check_hub_id(base_model, name="base_model")
     rows, settings = ([], "") if results is None else _read_results(results)
     parents = _parents(folder)
     hub_ids = {parent["name"] for parent in parents if str(parent["name"]).count("/") == 1}
@@ -73,7 +77,7 @@ def render_card(
         if results is not None or parity is not None:
             raise ValueError(f"{folder} is no pipeline: results and parity are of pipelines, leave them out")
         told = {"what": what, "limits": limits, "training_data": training_data}
-        return render_part_card(folder, repo, licence=data, lineage=lineage, **told)
+        return render_part_card(folder, repo, header=data, lineage=lineage, **told)
     facts = model_facts(str(folder))
     index = read_json(folder, INDEX) or {}
     transformer = facts["components"]["transformer"]
@@ -171,7 +175,7 @@ def _told(parity: Path, folder: Path) -> str:
     found = Parity.read(parity)
     if found.weights != weights_hash(folder):
         raise ValueError(f"{parity} is of other weights than those in {folder}: run `sana parity {folder}`")
-    how = f"{found.dtype}, {found.drawing.steps} steps, {found.device}, diffusers {found.versions['diffusers']}"
+    how = f"{found.dtype}, {found.sampling.steps} steps, {found.device}, diffusers {found.versions['diffusers']}"
     return f"Measured with `sana parity` on {found.date} ({how}): {found.in_words}"
 
 

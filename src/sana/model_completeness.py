@@ -7,9 +7,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sana.pipeline_folder import COMPONENTS, INDEX
+from sana_dit.caption_files import VOCABULARIES
 
 CONFIG = "config.json"
-_CONFIGS = (CONFIG, "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
+_TOKENIZER = "tokenizer_config.json"
+_CONFIGS = (CONFIG, "scheduler_config.json", _TOKENIZER, "preprocessor_config.json")
 _JUDGE, _JUDGE_PARTS = "VILAForCausalLM", ("llm", "mm_projector", "vision_tower")
 _WEIGHTS = re.compile(r"(.*/)?(diffusion_pytorch_)?model\b[^/]*\.safetensors")  # the names that loaders look for
 _PART = re.compile(r".*-\d{5}-of-\d{5}[^/]*\.safetensors")
@@ -27,6 +29,10 @@ def missing_files(folder: Path, names: set[str]) -> Iterator[str]:
             other.startswith(prefix) and _WEIGHTS.fullmatch(other) for other in names
         ):
             yield f"{name} has no [diffusion_pytorch_]model*.safetensors beside it: save the model again"
+        if PurePosixPath(name).name == _TOKENIZER and not any(
+            name.removesuffix(_TOKENIZER) + vocabulary in names for vocabulary in VOCABULARIES
+        ):
+            yield f"{name} has no vocabulary ({', '.join(VOCABULARIES)}) beside it: save the tokenizer again"
     yield from _missing_parts(folder, names)
 
 
@@ -62,7 +68,7 @@ def _missing_parts(folder: Path, names: set[str]) -> Iterator[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON object; what is none is told where every file is looked into."""
+    """A JSON object, or {}: an invalid file is reported where all files are checked."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,14 +1,11 @@
 """What a pipeline is and costs, counted from its configuration on tensors without data; no weights are read."""
 
-import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,13 +13,14 @@ from transformers import AutoConfig, AutoModel, Gemma2Config, PretrainedConfig
 
 from sana.catalog import GEMMA_2_2B, Checkpoint, find, locate
 from sana.hub_absence import absence_explained
-from sana.pipeline_folder import PipelineFacts, check_components, read_facts, read_json
+from sana.part_card import part_kind
+from sana.pipeline_folder import INDEX, PipelineFacts, check_components, read_facts, read_json
 from sana.resolution import resolution_bins
+from sana.stated_facts import stated_licence, weights_dtype
 from sana_ae import DC_AE_F32C32_SANA_1_1, DCAE, DCAEConfig
 from sana_dit import SanaTransformer
 from sana_dit.diffusers_config import from_diffusers_config
 
-_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 CHI_TOKENS = 217  # an estimate of what the instruction adds: no tokenizer is read here
 
 
@@ -38,15 +36,21 @@ class _Networks:
     facts: PipelineFacts
 
 
-def model_facts(repo_or_dir: str) -> dict[str, Any]:
+def model_facts(repo_or_dir: str, *, revision: str | None = None) -> dict[str, Any]:
     """Parameters, FLOPs per picture (2 per multiply-add) and shapes of each component, and where the model is.
 
-    Those of a checkpoint of the catalog are known here; of other Hub ids the configuration files are fetched.
+    Those of a checkpoint of the catalog are known here; of other Hub ids, and of another revision, the configuration
+    files are fetched.
+
+    Raises:
+        FileNotFoundError: there is no such model or revision, or it is out of reach.
+        ValueError: it is a part of a pipeline, or its configuration is none that Sana has.
     """
-    checkpoint = None if Path(repo_or_dir).is_dir() else find(repo_or_dir)
-    place, revision = locate(repo_or_dir)
-    with absence_explained(place):
-        networks = _of_folder(str(place)) if checkpoint is None else _of_checkpoint(checkpoint)
+    checkpoint = None if revision is not None or Path(repo_or_dir).is_dir() else find(repo_or_dir)
+    place, revision = locate(repo_or_dir, revision)
+    with absence_explained(place, revision):
+        networks = _of_folder(str(place), revision) if checkpoint is None else _of_checkpoint(checkpoint)
+        licence = stated_licence(place, revision) if checkpoint is None else checkpoint.licence
     autoencoder, transformer = networks.autoencoder, networks.transformer
     config, facts, f = transformer.config, networks.facts, autoencoder.config.compression
     steps, side = facts.steps_for(config.guidance_embeds), config.sample_size
@@ -71,8 +75,8 @@ def model_facts(repo_or_dir: str) -> dict[str, Any]:
     return {
         "repository": str(place),
         "revision": revision,
-        "licence": None if checkpoint is None else checkpoint.licence,
-        "dtype": weights_dtype(Path(place) / "transformer") if checkpoint is None else checkpoint.dtype,
+        "licence": licence,
+        "dtype": weights_dtype(place, "transformer", revision) if checkpoint is None else checkpoint.dtype,
         "components": components,
         "parameters": sum(part["parameters"] for part in components.values()),
         "flops_per_picture": sum(part["flops_per_picture"] for part in components.values()),
@@ -87,17 +91,6 @@ def model_facts(repo_or_dir: str) -> dict[str, Any]:
     }
 
 
-def weights_dtype(folder: Path) -> str | None:
-    """Returns what most weights in a local folder are stored in, such as "bfloat16"; None where there are none."""
-    counts: Counter[str] = Counter()
-    for path in sorted(folder.rglob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - not a dict
-                weight = file.get_slice(key)
-                counts[_DTYPES.get(weight.get_dtype(), weight.get_dtype())] += math.prod(weight.get_shape())
-    return counts.most_common(1)[0][0] if counts else None
-
-
 def _of_checkpoint(checkpoint: Checkpoint) -> _Networks:
     with torch.device("meta"):
         return _Networks(
@@ -110,26 +103,41 @@ def _of_checkpoint(checkpoint: Checkpoint) -> _Networks:
         )
 
 
-def _of_folder(folder: str) -> _Networks:
+def _of_folder(folder: str, revision: str | None) -> _Networks:
+    if Path(folder).is_dir():
+        _check_whole(folder, revision)
     check_components(folder)
-    configs = {name: read_json(folder, f"{name}/config.json") for name in ("vae", "transformer", "text_encoder")}
+    names = ("vae", "transformer", "text_encoder")
+    configs = {name: read_json(folder, f"{name}/config.json", revision) for name in names}
     for name, config in configs.items():
         if config is None:
-            raise FileNotFoundError(f"{folder} has no {name}/config.json")
-    captions = (read_json(folder, "text_encoder/sana.json") or {}).get("captions", {})
+            _check_whole(folder, revision)
+            raise FileNotFoundError(f"{folder} has no {name}/config.json: give a pipeline in diffusers' layout")
+    captions = (read_json(folder, "text_encoder/sana.json", revision) or {}).get("captions", {})
     max_tokens = captions.get("max_tokens", 300)
     text = configs["text_encoder"] or {}
     if "model_type" not in text:
         raise ValueError(f"{folder}/text_encoder/config.json names no model_type: download it again")
-    compat = (read_json(folder, "transformer/sana.json") or {}).get("compat", "diffusers")
+    compat = (read_json(folder, "transformer/sana.json", revision) or {}).get("compat", "diffusers")
+    shape = from_diffusers_config(configs["transformer"] or {}, where=f"{folder}/transformer/config.json")
     with torch.device("meta"):
         return _Networks(
             autoencoder=DCAE(DCAEConfig.from_dict(configs["vae"] or {})),
-            transformer=SanaTransformer(replace(from_diffusers_config(configs["transformer"] or {}), compat=compat)),
+            transformer=SanaTransformer(replace(shape, compat=compat)),
             text_encoder=AutoConfig.for_model(**text),
             max_tokens=max_tokens,
             chi=captions.get("chi", True),
-            facts=read_facts(folder),
+            facts=read_facts(folder, revision=revision),
+        )
+
+
+def _check_whole(folder: str, revision: str | None) -> None:
+    """Raise ValueError where it is one part of a pipeline, or a judge; says which, and what loads it."""
+    kind = None if read_json(folder, INDEX, revision) else part_kind(read_json(folder, "config.json", revision) or {})
+    if kind is not None:
+        raise ValueError(
+            f"{folder} is no pipeline but one model: {kind.what}, which {kind.library}.{kind.name}.from_pretrained "
+            "loads: give the pipeline that it belongs to"
         )
 
 

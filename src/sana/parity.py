@@ -10,7 +10,7 @@ from sana_scale.depth import model_hash
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Drawing:
+class Sampling:
     """What is drawn of each prompt: a picture from every seed, none of them scaled or cropped.
 
     Attributes:
@@ -40,7 +40,7 @@ class Parity:
         model: Folder, Hub id or name, as it was given.
         weights: Hash of the transformer's weights as they are stored.
         prompts: What was drawn.
-        drawing: How it was drawn.
+        sampling: How it was drawn.
         dtype: That both computed in.
         kernels: Of our transformer and autoencoder.
         device: That both ran on.
@@ -55,7 +55,7 @@ class Parity:
     model: str
     weights: str
     prompts: tuple[str, ...]
-    drawing: Drawing
+    sampling: Sampling
     dtype: str
     kernels: str
     device: str
@@ -69,7 +69,7 @@ class Parity:
     @property
     def in_words(self) -> str:
         """The finding as a sentence."""
-        count = len(self.prompts) * len(self.drawing.seeds)
+        count = len(self.prompts) * len(self.sampling.seeds)
         found = (
             f"{count} picture{'s' * (count > 1)} differ from diffusers' by at most {self.largest_difference} of 255 "
             f"levels, {self.mean_difference:.2g} on average"
@@ -91,8 +91,8 @@ class Parity:
         """
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
-            drawing = Drawing(**fields["drawing"] | {"seeds": tuple(fields["drawing"]["seeds"])})
-            return cls(**fields | {"prompts": tuple(fields["prompts"]), "drawing": drawing})
+            sampling = Sampling(**fields["sampling"] | {"seeds": tuple(fields["sampling"]["seeds"])})
+            return cls(**fields | {"prompts": tuple(fields["prompts"]), "sampling": sampling})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} compares nothing with diffusers ({error!r}): give what `sana parity --out` wrote"

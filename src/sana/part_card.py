@@ -1,9 +1,12 @@
 """The card of a transformer, autoencoder or judge by itself, by what config.json says and the files hold."""
 
 import math
+from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
@@ -12,7 +15,7 @@ from sana.pipeline_folder import read_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Kind:
+class PartKind:
     """A class of model: what it is, what the Hub calls its task, and where it is loaded from."""
 
     what: str
@@ -23,21 +26,21 @@ class _Kind:
 
 
 _KINDS = {
-    "SanaTransformer2DModel": _Kind(
+    "SanaTransformer2DModel": PartKind(
         what="The diffusion transformer of a Sana pipeline",
         task="text-to-image",
         library="sana_dit",
         name="SanaTransformer",
         in_diffusers="SanaTransformer2DModel",
     ),
-    "AutoencoderDC": _Kind(
+    "AutoencoderDC": PartKind(
         what="A deep-compression autoencoder (DC-AE)",
         task=None,
         library="sana_ae",
         name="DCAE",
         in_diffusers="AutoencoderDC",
     ),
-    "VILAForCausalLM": _Kind(
+    "VILAForCausalLM": PartKind(
         what="A judge of how well a picture shows its prompt",
         task="image-text-to-text",
         library="sana_judge",
@@ -50,7 +53,7 @@ def render_part_card(
     folder: Path,
     repo: str,
     *,
-    licence: ModelCardData,
+    header: ModelCardData,
     what: str | None,
     limits: str | None,
     training_data: str | None,
@@ -61,7 +64,7 @@ def render_part_card(
     Args:
         folder: As the model's `save_pretrained` writes it.
         repo: Hub id that it gets.
-        licence: The card's header, to which the kind of the model is added.
+        header: With the licence; the card's has the kind of the model besides.
         what: A sentence on what it does; None says only what it is.
         limits: What it cannot do.
         training_data: What it was trained on.
@@ -74,17 +77,17 @@ def render_part_card(
     config = read_json(folder, "config.json")
     if config is None:
         raise FileNotFoundError(f"{folder} has neither model_index.json nor config.json: it holds no model")
-    name = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
-    kind = _KINDS.get(str(name))
+    kind = part_kind(config)
     if kind is None:
         raise ValueError(
-            f"{folder / 'config.json'} is that of a {name}; cards are made for {', '.join(_KINDS)} and for pipelines: "
-            "write a README.md, and leave --license out"
+            f"{folder / 'config.json'} is that of a {_class_name(config)}; cards are made for {', '.join(_KINDS)} and "
+            "for pipelines: write a README.md, and leave --license out"
         )
-    licence.pipeline_tag = kind.task
-    licence.tags = ["sana", *(["diffusers"] if kind.in_diffusers else [])]
+    header = copy(header)
+    header.pipeline_tag = kind.task
+    header.tags = ["sana", *(["diffusers"] if kind.in_diffusers else [])]
     text = ModelCard.from_template(
-        licence,
+        header,
         template_path=str(files("sana") / "model_cards" / "part.md"),
         title=repo.rpartition("/")[2],
         repo=repo,
@@ -93,10 +96,19 @@ def render_part_card(
         lineage=lineage,
         training_data=training_data,
         limits=limits,
-        licence_text=licence.license_name or licence.license,
-        licence_link=licence.license_link,
+        licence_text=header.license_name or header.license,
+        licence_link=header.license_link,
     ).content
     return str(text)
+
+
+def part_kind(config: Mapping[str, Any]) -> PartKind | None:
+    """Returns which transformer, autoencoder or judge a config.json describes; None for anything else."""
+    return _KINDS.get(_class_name(config))
+
+
+def _class_name(config: Mapping[str, Any]) -> str:
+    return str(config.get("_class_name") or next(iter(config.get("architectures") or []), None))
 
 
 def _parameters(folder: Path) -> int:

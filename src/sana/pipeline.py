@@ -1,7 +1,8 @@
 """Prompt to picture: captions, a denoising loop, a decoder (SANA, figure 5)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,13 +10,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from sana.finite_checks import checked_captions, checked_images, checked_latents
 from sana.kernels import use_kernels
 from sana.pixels import resize_and_crop, to_pil
 from sana.pretrained_pipeline import PretrainedPipeline
 from sana.previews import Keep, draw_with_previews
 from sana.prompts import pair
 from sana.resolution import drawing_size, resolution_bins
-from sana.stages import checked_captions, checked_images, checked_latents
 from sana_dit import (
     Captions,
     GuidedVelocity,
@@ -103,14 +104,19 @@ class SanaPipeline(PretrainedPipeline):
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         steps, scale = self.settings(steps, guidance_scale)
         drawn, wanted = self.sizes(height, width, binning=binning)
-        captions, negative = self.encode(prompts, negative_prompt=negative_prompt, scale=scale, batch_size=batch_size)
+        row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+        captions, negative = self.encode(
+            list(row_of), negative_prompt=negative_prompt, scale=scale, batch_size=batch_size
+        )
         pictures: list[Image.Image] = []
-        read: list[str] = []  # the prompts that `velocity` is for
+        encoded_prompts: list[str] = []  # those that `velocity` is for
         with tqdm(total=steps * -(-len(seeds) // batch_size), unit="step", disable=not progress) as bar:
             for start in range(0, len(seeds), batch_size):
                 part = slice(start, start + batch_size)
-                if prompts[part] != read:  # else the transformer has read these captions
-                    read, chunk = prompts[part], Captions(captions.embeddings[part], captions.mask[part])
+                if prompts[part] != encoded_prompts:  # else the transformer has read these captions
+                    encoded_prompts = prompts[part]
+                    rows = [row_of[prompt] for prompt in encoded_prompts]
+                    chunk = Captions(captions.embeddings[rows], captions.mask[rows])
                     velocity = self.velocity(chunk, negative, scale=scale)
                 latents = self.follow(
                     velocity, seeds[part], size=drawn, steps=steps, on_step=lambda step, x0: bar.update()
@@ -181,26 +187,19 @@ class SanaPipeline(PretrainedPipeline):
 
     @torch.inference_mode()
     def encode(
-        self, prompts: Sequence[str], *, negative_prompt: str = "", scale: float = 4.5, batch_size: int = 8
+        self, prompts: Sequence[str], *, scale: float, negative_prompt: str = "", batch_size: int = 8
     ) -> tuple[Captions, Captions | None]:
-        """Captions of the prompts, each distinct one encoded once, and of the negative prompt where one is used."""
+        """Captions of the prompts, one row each, and of the negative prompt where guidance by `scale` needs it."""
         if self.is_sprint and negative_prompt:
             raise ValueError(f"negative_prompt is {negative_prompt!r}; a Sprint model has none: leave it out")
         encoder = self.caption_encoder
-        if self.offload:
-            encoder.to(self.device)
-        distinct = list(dict.fromkeys(prompts))
-        chunks = [encoder(distinct[start : start + batch_size]) for start in range(0, len(distinct), batch_size)]
-        captions = Captions(torch.cat([c.embeddings for c in chunks]), torch.cat([c.mask for c in chunks]))
-        captions = self._to_transformer(checked_captions(captions))
-        rows = torch.tensor([distinct.index(prompt) for prompt in prompts], device=self.device)
-        captions = Captions(captions.embeddings[rows], captions.mask[rows])
-        negative = None
+        chunks = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)]
         null_caption = self.transformer.null_caption is not None and not negative_prompt
-        if scale > 1 and not self.is_sprint and not null_caption:
-            negative = self._to_transformer(checked_captions(encoder([negative_prompt], chi=False)))
-        if self.offload:
-            encoder.to("cpu")
+        negative = None
+        with self._encoder_on_device():
+            captions = self._to_transformer(_joined([encoder(chunk) for chunk in chunks]))
+            if scale > 1 and not self.is_sprint and not null_caption:
+                negative = self._to_transformer(encoder([negative_prompt], chi=False))
         return captions, negative
 
     @torch.inference_mode()
@@ -266,6 +265,21 @@ class SanaPipeline(PretrainedPipeline):
             self._graphs = StepGraphs(self.transformer)
         return self._graphs
 
+    @contextmanager
+    def _encoder_on_device(self) -> Iterator[None]:
+        """Where the caption encoder waits in CPU memory, it goes back there, also from an error."""
+        try:
+            if self.offload:
+                self.caption_encoder.to(self.device)
+            yield
+        finally:
+            if self.offload:
+                self.caption_encoder.to("cpu")
+
     def _to_transformer(self, captions: Captions) -> Captions:
-        dtype = next(self.transformer.parameters()).dtype
-        return Captions(captions.embeddings.to(self.device, dtype), captions.mask.to(self.device))
+        embeddings, mask = checked_captions(captions)
+        return Captions(embeddings.to(self.device, next(self.transformer.parameters()).dtype), mask.to(self.device))
+
+
+def _joined(chunks: list[Captions]) -> Captions:
+    return Captions(torch.cat([c.embeddings for c in chunks]), torch.cat([c.mask for c in chunks]))

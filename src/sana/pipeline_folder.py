@@ -95,8 +95,8 @@ def _flow_shift(scheduler: dict[str, Any]) -> float:
     )
 
 
-def read_json(repo_or_dir: str | Path, name: str, revision: str | None = None) -> dict[str, Any] | None:
-    """One JSON file of a folder or Hub repository, None where it is not there."""
+def find_file(repo_or_dir: str | Path, name: str, revision: str | None = None) -> Path | None:
+    """Where one file of a folder or Hub repository lies on this machine, None where it is not there."""
     path = Path(repo_or_dir) / name
     if not Path(repo_or_dir).is_dir():
         try:
@@ -112,7 +112,13 @@ def read_json(repo_or_dir: str | Path, name: str, revision: str | None = None) -
             ) from None
         except EntryNotFoundError:
             return None
-    if not path.exists():
+    return path if path.exists() else None
+
+
+def read_json(repo_or_dir: str | Path, name: str, revision: str | None = None) -> dict[str, Any] | None:
+    """One JSON file of a folder or Hub repository, None where it is not there."""
+    path = find_file(repo_or_dir, name, revision)
+    if path is None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

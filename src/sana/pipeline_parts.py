@@ -1,11 +1,11 @@
-"""The three models of a pipeline, loaded onto a device in the dtype, and the bits per weight, they are to run in."""
+"""The three models of a pipeline, loaded onto their device in the requested dtype and quantization."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from sana.stages import running_dtype
+from sana.devices import running_dtype
 from sana_ae import DCAE
 from sana_dit import CaptionEncoder, Quantization, SanaTransformer, quantize_linears
 

@@ -7,6 +7,7 @@ from typing import Self
 import torch
 
 from sana.catalog import EMBEDDED, locate
+from sana.devices import usable_device
 from sana.hub_absence import absence_explained
 from sana.hub_cache import mend_cache
 from sana.kernels import Kernels, check_kernels
@@ -15,7 +16,6 @@ from sana.pipeline_folder import INDEX, PipelineFacts, check_components, read_fa
 from sana.pipeline_parts import load_parts
 from sana.publication import inspect_folder
 from sana.publishing import Existing, publish
-from sana.stages import usable_device
 from sana_ae import DCAE
 from sana_dit import CaptionEncoder, Quantization, SanaTransformer
 
@@ -84,7 +84,7 @@ class PretrainedPipeline:
             offload: whether the caption encoder waits in CPU memory while pictures are drawn.
             cuda_graph: whether, on a GPU, a step is launched as one CUDA graph per size; see `sana_dit.StepGraphs`.
             tile: pixels per side that the autoencoder decodes at once, None being whole pictures. A decoder in bf16
-                takes 18 GiB for 4096x4096 pixels, and 1.8 GiB with tile=1024. Pictures are the same up to the
+                takes 18 GiB for 4096x4096 pixels, and 1.7 GiB with tile=1024. Pictures are the same up to the
                 rounding of sums.
             kernels: "fused" draws with Triton kernels wherever they can run, which is on a GPU, and else as
                 "reference" does, with plain PyTorch. None is what `sana_dit.ops.use` and `sana_ae.ops.use` say where

@@ -28,7 +28,7 @@ def check_prompts(
         FileNotFoundError: The guard's weights are not there: says where they are and whose terms they have.
         ValueError: A prompt violates a policy: names the prompt, the policies and their probabilities.
     """
-    from sana.stages import usable_device
+    from sana.devices import usable_device
     from sana_judge import PromptGuard
 
     guard = PromptGuard.from_pretrained(model, threshold=threshold, device=usable_device(device))

@@ -1,72 +1,32 @@
 """A pipeline with fewer blocks: measure, choose, remove, recover, and report all of it (SANA-1.5, depth pruning)."""
 
 import copy
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from sana.catalog import public_name
 from sana.model_card import PARENT
 from sana.pipeline import SanaPipeline
 from sana.pruning_calibration import Calibration, Sample, VelocityError, draw_samples, measure_importance
-from sana.pruning_recovery import DrawnSamples, empty_caption, recover_on_batches, recover_on_data, recovery_settings
+from sana.pruning_choice import Choice, check_choice, chosen_blocks
+from sana.pruning_recovery import (
+    DrawnSamples,
+    Recover,
+    empty_caption,
+    recover_on_batches,
+    recover_on_data,
+    recovery_settings,
+)
+from sana.run_settings import RunSettings
 from sana_dit import SanaTransformer
 from sana_scale import BlockImportance, PrunePlan, prune_depth
-from sana_scale.depth import (
-    Cost,
-    Stage,
-    apply_plan,
-    evenly_spaced,
-    forward_cost,
-    iterative_removal_order,
-    leave_one_out,
-    random_blocks,
-    removal_order,
-    without_window,
-    write_report,
-)
+from sana_scale.depth import Cost, Stage, apply_plan, forward_cost, write_report
 from sana_scale.files import write_json
 
-Selector = Literal["importance", "iterative", "leave-one-out", "window", "uniform", "random"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
-    """How blocks are chosen.
-
-    Attributes:
-        keep: how many stay, or which.
-        selector: "importance" removes those of lowest block importance at once; "iterative" measures anew after each;
-            "leave-one-out" goes by the velocity error without each block; "window" removes consecutive ones; "uniform"
-            and "random" are baselines.
-        protect_head, protect_tail: first and last blocks that stay in any case.
-        seed: of "random".
-        scores: one per block, instead of importance.
-    """
-
-    keep: int | tuple[int, ...]
-    selector: Selector = "importance"
-    protect_head: int = 0
-    protect_tail: int = 0
-    seed: int = 0
-    scores: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        protected = self.protect_head or self.protect_tail
-        if protected and (self.selector in ("uniform", "random") or not isinstance(self.keep, int)):
-            raise ValueError(
-                "blocks can be protected where they are ranked: not in a list, and not by uniform or random"
-            )
-        if self.selector != "importance" and not isinstance(self.keep, int):
-            raise ValueError(f"the blocks are listed and the selector is {self.selector!r}: leave one out")
-        if self.scores is not None and self.selector != "importance":
-            raise ValueError(f"scores are given and the selector is {self.selector!r}: it makes its own, leave one out")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
+class PruneRequest:
     """What is asked of `prune_folder`.
 
     Attributes:
@@ -91,54 +51,41 @@ class Pruned:
     stages: Sequence[Stage]
 
 
-def prune_folder(pipeline: SanaPipeline, destination: Path, task: Task, *, progress: bool = True) -> Pruned:
+def prune_folder(pipeline: SanaPipeline, destination: Path, request: PruneRequest, *, progress: bool = True) -> Pruned:
     """Prune a pipeline, recover it if so asked, and save it as the folder `destination`, the report in `pruning/`.
 
     The recovery's run is beside it, `destination` with ".recovery" after its name. Called again after a kill this
     measures anew and goes on with the recovery. The pipeline's index is written last.
 
     Raises:
-        ValueError: blocks, scores, plan or run file do not fit the model, or a recovery that has begun there is another
-            plan's.
+        ValueError: blocks, scores, plan or run file do not fit the model, which is said before anything is drawn, or a
+            recovery that has begun there is another plan's.
         InterruptedError: recovery was stopped by SIGTERM; the same call goes on.
     """
-    folder, run = destination / "pruning", destination.with_name(f"{destination.name}.recovery")
-    learning, scoring = _divided(task.calibration)
-    settings = None
-    if task.recover is not None and not task.recover.isdecimal():
-        settings = recovery_settings(Path(task.recover), task.source, run)
-    elif task.recover is not None and pipeline.is_sprint:
-        raise ValueError("a Sprint model is distilled from another: prune that one, recover it and distill it again")
-    unpruned = None if task.recover is None else copy.deepcopy(pipeline.transformer)
+    choice = _checked(request.choice, len(pipeline.transformer.blocks))
+    learning, scoring = _divided(request.calibration)
+    run_dir = destination.with_name(f"{destination.name}.recovery")
+    recipe = _recipe(pipeline, request, run_dir)
+    unpruned = None if recipe is None else copy.deepcopy(pipeline.transformer)
     error = VelocityError(pipeline, scoring, progress=progress)
     stages = [_stage("unpruned", pipeline, error)]
-    plan, importance, samples = _pruned(pipeline, task, progress=progress)
+    plan, importance, samples = _pruned(pipeline, choice, request.calibration, progress=progress)
     stages.append(_stage("pruned", pipeline, error))
-    if task.recover is not None:
-        assert unpruned is not None
-        if settings is None:
-            drawn = samples[: len(learning.prompts)] or list(
-                draw_samples(_with(pipeline, unpruned), learning, progress=progress)
-            )
-            batches = DrawnSamples(drawn, empty_caption(pipeline), seed=task.calibration.seed)
-            recover = recover_on_batches(
-                batches,
-                run,
-                shift=pipeline.facts.flow_shift,
-                steps=int(task.recover),
-                task=0.0,
-                data=learning.description,
-                progress=progress,
-            )
+    if unpruned is not None:
+        if isinstance(recipe, RunSettings):
+            steps, recover = recipe.train.steps, recover_on_data(recipe, pipeline)
         else:
-            recover = recover_on_data(settings, pipeline)
-        steps = int(task.recover) if settings is None else settings.train.steps
+            assert recipe is not None
+            its_own = _with(pipeline, unpruned)
+            drawn = samples[: len(learning.prompts)] or list(draw_samples(its_own, learning, progress=progress))
+            steps, recover = recipe, _recover_on_pictures(drawn, its_own, learning, recipe, run_dir, progress=progress)
         dtype = next(unpruned.parameters()).dtype
         pipeline.transformer = recover(pipeline.transformer, unpruned, plan).to(dtype)
         stages.append(_stage(f"recovered, {steps} steps", pipeline, error))
+    folder = destination / "pruning"
     write_report(folder, plan, stages, importance=importance)
     plan.save(folder / "plan.json")
-    write_json(folder / PARENT, {"parent": public_name(task.source)})
+    write_json(folder / PARENT, {"parent": public_name(request.source)})
     pipeline.save_pretrained(destination)
     return Pruned(plan=plan, stages=stages)
 
@@ -151,15 +98,16 @@ def prune_pipeline(
     Returns the plan, the importance it was measured by, None where scores were given, and the samples drawn for it.
 
     Raises:
-        ValueError: there is no such number of blocks, or the scores are of another model.
+        ValueError: there is no such number of blocks, or the scores are of another model: before anything is drawn.
     """
+    check_choice(choice, len(pipeline.transformer.blocks))
     importance, samples = None, list[Sample]()
     if choice.scores is None:
         importance, samples = measure_importance(pipeline, calibration, progress=progress)
     keep: int | Sequence[int] = choice.keep
     words = "lowest block importance, at once" if importance else "lowest given scores, at once"
     if not isinstance(choice.keep, int) or choice.selector != "importance":
-        keep, words = _chosen(pipeline, choice, calibration, progress=progress)
+        keep, words = chosen_blocks(pipeline, choice, calibration, progress=progress)
     _, plan = prune_depth(
         pipeline.transformer,
         keep=keep,
@@ -171,30 +119,55 @@ def prune_pipeline(
     return plan, importance, samples
 
 
-def read_scores(path: Path) -> tuple[float, ...]:
-    """The scores of blocks in a plan that an earlier pruning left, or in a JSON list.
+def _checked(choice: Choice | Path, depth: int) -> Choice | PrunePlan:
+    """The choice, or the plan that a file holds, if it is one for a model of `depth` blocks."""
+    if isinstance(choice, Choice):
+        check_choice(choice, depth)
+        return choice
+    plan = PrunePlan.load(choice)
+    if plan.depth != depth:
+        raise ValueError(f"{choice} is a plan for {plan.depth} blocks, and the model has {depth}: give its own plan")
+    return plan
 
-    Raises:
-        ValueError: the file is neither, or a plan without scores.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    scores = content.get("scores") if isinstance(content, dict) else content
-    if not isinstance(scores, list) or not all(isinstance(score, int | float) for score in scores):
-        raise ValueError(f"{path} has no scores: give a plan.json that a pruning wrote, or a JSON list of numbers")
-    return tuple(map(float, scores))
+
+def _recipe(pipeline: SanaPipeline, request: PruneRequest, run_dir: Path) -> RunSettings | int | None:
+    """What recovery follows: a run file, or a number of steps on the calibration's pictures."""
+    if request.recover is None:
+        return None
+    if not request.recover.isdecimal():
+        return recovery_settings(Path(request.recover), request.source, run_dir)
+    if pipeline.is_sprint:
+        raise ValueError("a Sprint model is distilled from another: prune that one, recover it and distill it again")
+    return int(request.recover)
 
 
 def _pruned(
-    pipeline: SanaPipeline, task: Task, *, progress: bool
+    pipeline: SanaPipeline, choice: Choice | PrunePlan, calibration: Calibration, *, progress: bool
 ) -> tuple[PrunePlan, BlockImportance | None, list[Sample]]:
-    if isinstance(task.choice, Choice):
-        return prune_pipeline(pipeline, task.choice, task.calibration, progress=progress)
-    plan = PrunePlan.load(task.choice)
-    apply_plan(pipeline.transformer, plan)
-    return plan, None, []
+    if isinstance(choice, Choice):
+        return prune_pipeline(pipeline, choice, calibration, progress=progress)
+    apply_plan(pipeline.transformer, choice)
+    return choice, None, []
+
+
+def _recover_on_pictures(
+    drawn: Sequence[Sample],
+    unpruned: SanaPipeline,
+    calibration: Calibration,
+    steps: int,
+    run_dir: Path,
+    *,
+    progress: bool,
+) -> Recover:
+    return recover_on_batches(
+        DrawnSamples(drawn, empty_caption(unpruned), seed=calibration.seed),
+        run_dir,
+        shift=unpruned.facts.flow_shift,
+        steps=steps,
+        flow_weight=0.0,
+        data=calibration.description,
+        progress=progress,
+    )
 
 
 def _divided(calibration: Calibration) -> tuple[Calibration, Calibration]:
@@ -218,40 +191,6 @@ def _with(pipeline: SanaPipeline, transformer: SanaTransformer) -> SanaPipeline:
 def _stage(name: str, pipeline: SanaPipeline, error: VelocityError) -> Stage:
     scores = {"velocity error": error(pipeline.transformer)}
     return Stage(name=name, cost=_forward_cost(pipeline), scores=scores)
-
-
-def _chosen(
-    pipeline: SanaPipeline, choice: Choice, calibration: Calibration, *, progress: bool
-) -> tuple[Sequence[int], str]:
-    model, keep = pipeline.transformer, choice.keep
-    if not isinstance(keep, int):
-        return keep, "listed"
-    depth = len(model.blocks)
-    head, tail = choice.protect_head, choice.protect_tail
-    if choice.selector == "uniform":
-        return evenly_spaced(depth, keep), "evenly spaced"
-    if choice.selector == "random":
-        return random_blocks(depth, keep, seed=choice.seed), f"random, seed {choice.seed}"
-    if keep == depth:
-        return range(depth), "all"
-    if choice.selector == "window":
-        importance, _ = measure_importance(pipeline, calibration, window=depth - keep, branches=(), progress=progress)
-        return without_window(
-            importance, protect_head=head, protect_tail=tail
-        ), "the consecutive blocks of lowest importance"
-    if choice.selector == "iterative":
-        order = iterative_removal_order(
-            model,
-            lambda blocks: measure_importance(pipeline, calibration, branches=(), progress=False)[0].values,
-            keep=keep,
-            protect_head=head,
-            protect_tail=tail,
-            progress=progress,
-        )
-        return order.kept(keep), "lowest block importance, measured after each removal"
-    error = VelocityError(pipeline, calibration, progress=progress)
-    rises = leave_one_out(model, lambda: error(model), progress=progress)
-    return removal_order(rises, protect_head=head, protect_tail=tail).kept(keep), "lowest velocity error without it"
 
 
 def _forward_cost(pipeline: SanaPipeline) -> Cost:

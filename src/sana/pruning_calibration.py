@@ -1,5 +1,6 @@
 """What calibrates a pruning: pictures that the model draws itself, and how far another model strays from them."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,14 @@ def measure_importance(
     return importance, samples
 
 
+class _Drawn(NamedTuple):
+    """A drawn picture: its captions, and the latents, timestep and velocity of each step."""
+
+    captions: Captions
+    negative: Captions | None
+    passed: list[tuple[Tensor, Tensor, Tensor]]
+
+
 class VelocityError:
     """How far a transformer's velocity is from a pipeline's along the pictures that the pipeline draws.
 
@@ -132,30 +141,33 @@ class VelocityError:
 
     def __init__(self, pipeline: SanaPipeline, calibration: Calibration, *, progress: bool = True) -> None:
         self._scale = calibration.scale
-        self._passed: list[tuple[Captions, Captions | None, Tensor, Tensor, Tensor]] = []
+        self._drawn: list[_Drawn] = []
         size, _ = pipeline.sizes(None, None)
         bar = tqdm(calibration.prompts, desc="reference", unit=" prompts", disable=not progress)
         for place, prompt in enumerate(bar):
             captions, negative = pipeline.encode([prompt], scale=self._scale)
-            velocity = self._noting(pipeline.transformer, captions, negative)
+            self._drawn.append(_Drawn(captions, negative, []))
+            velocity = self._noting(pipeline.transformer, self._drawn[-1])
             pipeline.follow(velocity, [calibration.seed + place], size=size, steps=calibration.steps)
 
     @torch.inference_mode()
     def __call__(self, model: SanaTransformer) -> float:
         """The error of a transformer; 0 for the pipeline's own."""
-        distance = norm = 0.0
-        for captions, negative, x, t, wanted in self._passed:
-            found = guided_velocity(model, captions, negative, scale=self._scale)(x, t)
-            distance += (found - wanted).square().sum().item()
-            norm += wanted.square().sum().item()
+        distances, norms = list[Tensor](), list[Tensor]()
+        for captions, negative, passed in self._drawn:
+            guided = guided_velocity(model, captions, negative, scale=self._scale)
+            for x, t, wanted in passed:
+                distances.append((guided(x, t) - wanted).square().sum())
+                norms.append(wanted.square().sum())
+        distance, norm = (math.fsum(torch.stack(terms).tolist()) for terms in (distances, norms))
         return distance / norm
 
-    def _noting(self, model: SanaTransformer, captions: Captions, negative: Captions | None) -> Velocity:
-        guided = guided_velocity(model, captions, negative, scale=self._scale)
+    def _noting(self, model: SanaTransformer, drawn: _Drawn) -> Velocity:
+        guided = guided_velocity(model, drawn.captions, drawn.negative, scale=self._scale)
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             v = guided(x, t)
-            self._passed.append((captions, negative, x, t, v))
+            drawn.passed.append((x, t, v))
             return v
 
         return velocity

@@ -74,7 +74,7 @@ def recover_on_batches(
     shift: float,
     steps: int = 100,
     lr: float = LEARNING_RATE,
-    task: float = 1.0,
+    flow_weight: float = 1.0,
     seed: int = 0,
     data: object = None,
     progress: bool = True,
@@ -83,9 +83,9 @@ def recover_on_batches(
 
     `data` is what the batches are made of, in what JSON holds.
 
-    The learning rate rises over a tenth of the steps and falls to a tenth of itself over the last half. `task` weighs
-    flow matching on the batches' latents beside what the unpruned model says of them. For `DrawnSamples` it should be
-    0: pictures drawn under guidance are not what the model was trained on.
+    The learning rate rises over a tenth of the steps and falls to a tenth of itself over the last half.
+    `flow_weight` is that of flow matching on the batches' latents, beside what the unpruned model says of them. For
+    `DrawnSamples` it should be 0: pictures drawn under guidance are not what the model was trained on.
     """
 
     def recover(pruned: SanaTransformer, unpruned: SanaTransformer, plan: PrunePlan) -> SanaTransformer:
@@ -104,7 +104,7 @@ def recover_on_batches(
             progress=progress,
         )
         optimizer = AdamW(student.parameters(), lr=lr, weight_decay=0.0)
-        distillation = Distillation(FlowMatching(shift=shift), _teacher(unpruned), plan, task=task)
+        distillation = Distillation(FlowMatching(shift=shift), _teacher(unpruned), plan, task=flow_weight)
         return _trained(student, distillation, optimizer, batches, config, settings=_fixed(plan, data))
 
     return recover

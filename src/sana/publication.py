@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from sana.card_problems import CARD, card_problems
+from sana.loading_problems import loading_problems
 from sana.model_completeness import missing_files
 
 PUBLISHED = (".jinja", ".json", ".jsonl", ".md", ".model", ".png", ".safetensors", ".txt")
@@ -50,8 +51,8 @@ def inspect_folder(folder: Path, *, card: str | None = None) -> Publication:
         FileNotFoundError: There is no such folder, or it holds no model.
         ValueError: Names everything that keeps it from being published: pickles, code and any other file that a model
             does not need, unfinished files, links out of the folder, files that are not what their names say, weights
-            that are missing, damaged or not finite, a card without a licence that the Hub knows, without text or with
-            unfilled fields.
+            that are missing, damaged, not finite or other than their configuration says, a card without a licence that
+            the Hub knows, without text or with unfilled fields.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder: give one that save_pretrained wrote")
@@ -64,6 +65,7 @@ def inspect_folder(folder: Path, *, card: str | None = None) -> Publication:
     read = [path for path in paths if card is None or path != own]
     problems = [problem for path in read for problem in _file_problems(path, folder)]
     problems += missing_files(folder, names)
+    problems = problems or list(loading_problems(folder, names))
     no_card = [f"there is no {CARD}: write a card, or name a licence to have one made"]
     problems += no_card if text is None else card_problems(text)
     if problems:
@@ -111,6 +113,8 @@ def _text_problems(path: Path, name: str) -> Iterator[str]:
     else:
         if not isinstance(values, dict) and name.endswith(("config.json", "index.json")):
             yield f"{name} holds a {type(values).__name__}, not an object: write it again"
+        elif isinstance(values, dict) and "auto_map" in values:
+            yield f"{name} names code to run (auto_map): nothing that a model brings along is executed, so leave it out"
 
 
 def _weight_problems(path: Path, name: str) -> Iterator[str]:

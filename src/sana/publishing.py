@@ -14,6 +14,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # documented, not marked as exported
 
 from sana.card_problems import CARD
+from sana.pipeline_folder import INDEX
 from sana.publication import PICKLES, Publication
 
 Existing = Literal["refuse", "update", "replace"]
@@ -46,8 +47,9 @@ def publish(
         token: Of the Hub; None is the one that `hf auth login` stored or HF_TOKEN names.
 
     Raises:
-        ValueError: The name is no Hub id, the tag is taken, private is asked of a public repository, or the repository
-            holds other files, or others by these names, and existing is "refuse".
+        ValueError: The name is no Hub id, the tag is taken, private is asked of a public repository, a part is to
+            update a whole pipeline, or the repository holds other files, or others by these names, and existing is
+            "refuse".
         PermissionError: The Hub does not let this token write there.
         OSError: The Hub cannot be reached.
     """
@@ -70,10 +72,10 @@ def publish(
     return str(commit.commit_url)
 
 
-def check_hub_id(repo: str) -> None:
-    """Raises ValueError where no repository can have this name."""
+def check_hub_id(repo: str, *, name: str = "repo") -> None:
+    """Raises ValueError, calling it `name`, where no repository can be called so."""
     if repo.count("/") != 1:
-        raise ValueError(f"repo is {repo!r}; a Hub id is owner/name")
+        raise ValueError(f"{name} is {repo!r}; a Hub id is owner/name")
     validate_repo_id(repo)  # its HFValidationError is a ValueError
 
 
@@ -122,6 +124,11 @@ def _removed(there: _Repository, publication: Publication, existing: Existing, r
     others = sorted(there.files.keys() - publication.sizes.keys())
     if existing == "replace":
         return others
+    if INDEX in there.files and INDEX not in publication.sizes and existing == "update":
+        raise ValueError(
+            f"{repo} holds a pipeline, whose parts lie in folders: publish all of it, give another name, or remove "
+            "what is there with existing='replace'"
+        )
     if existing == "update":
         folders = {_folder(path) for path in publication.sizes if path.endswith(_WEIGHTS)}
         return [path for path in others if path.endswith(_WEIGHTS) and _folder(path) in folders]

@@ -4,7 +4,7 @@ import difflib
 import math
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -72,6 +72,37 @@ def fill(kind: type[Filled], section: Mapping[str, Any], *, where: str) -> Fille
         return kind(**values)
     except ValueError as error:
         raise ValueError(f"{where} {error}") from error
+
+
+def filled_preset(section: Section, presets: Mapping[str, Filled], *, where: str) -> Filled:
+    """The preset that a section names, with the section's other keys in place of its own.
+
+    Raises:
+        ValueError: there is no such preset, a key is unknown, or a value is of another type or out of its range.
+    """
+    name = section.get("preset")
+    if not isinstance(name, str) or name not in presets:
+        given = "lacks preset" if name is None else f"preset is {name!r}"
+        raise ValueError(f"{where} {given}; it must be one of {', '.join(presets)}")
+    preset: Any = presets[name]
+    hints = get_type_hints(type(preset))
+    check_keys(section, ["preset", *hints], where=where)
+    changes = {key: typed(section[key], hints[key], name=f"{where} {key}") for key in section if key != "preset"}
+    try:
+        changed: Filled = replace(preset, **changes)
+    except ValueError as error:
+        raise ValueError(f"{where} {error}") from error
+    return changed
+
+
+def check_sections(sections: Mapping[str, Section], run: type, *, needed: Sequence[str], where: str) -> None:
+    """Raise ValueError where a run file, which messages call `where`, has other sections than `run` has fields."""
+    known = [f"[{field.name}]" for field in fields(run)]
+    for name in sections:
+        if f"[{name}]" not in known:
+            raise ValueError(f"{where} has a section [{name}]; known are {', '.join(known)}")
+    if missing := [f"[{name}]" for name in needed if name not in sections]:
+        raise ValueError(f"{where} lacks {', '.join(missing)}: a run needs each of them")
 
 
 def check_keys(section: Mapping[str, Any], allowed: Collection[str], *, where: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import sana_dit
-from sana.run_file import Section, check_keys, fill, read_run_file, typed
+from sana.run_file import Section, check_keys, check_sections, fill, filled_preset, read_run_file, typed
 from sana.run_settings import (
     OPTIMIZERS,
     POSITIONS,
@@ -40,15 +40,7 @@ def read_settings(path: str | Path, changes: Sequence[str] = ()) -> RunSettings:
 
 def settings_of(sections: Mapping[str, Section], *, where: str) -> RunSettings:
     """The settings of the sections of a run file, which messages call `where`; raises as `read_settings` does."""
-    allowed = [section.name for section in fields(RunSettings)]
-    for name in sections:
-        if name not in allowed:
-            raise ValueError(
-                f"{where} has a section [{name}]; known are {', '.join(f'[{known}]' for known in allowed)}"
-            )
-    needed = ("train", "model", "optimizer", "data")
-    if missing := [name for name in needed if name not in sections]:
-        raise ValueError(f"{where} lacks {', '.join(f'[{name}]' for name in missing)}: a run needs each of them")
+    check_sections(sections, RunSettings, needed=("train", "model", "optimizer", "data"), where=where)
     optional = {
         "validation": ValidationSettings,
         "captions": CheckpointSettings,
@@ -85,19 +77,12 @@ def _model(section: Section) -> ModelSettings:
 
 
 def _config(preset: Any, shape: Section) -> SanaConfig:
-    known = ", ".join(PRESETS)
-    if preset is None:
-        if not shape:
-            raise ValueError(f"[model] needs init (a checkpoint), preset (one of {known}) or fields such as num_layers")
-        return fill(SanaConfig, shape, where="[model]")
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise ValueError(f"[model] preset is {preset!r}; it must be one of {known}")
-    hints = get_type_hints(SanaConfig)
-    changes = {key: typed(value, hints[key], name=f"[model] {key}") for key, value in shape.items()}
-    try:
-        return replace(PRESETS[preset], **changes)
-    except ValueError as error:
-        raise ValueError(f"[model] {error}") from error
+    if preset is not None:
+        return filled_preset({"preset": preset} | shape, PRESETS, where="[model]")
+    if not shape:
+        known = ", ".join(PRESETS)
+        raise ValueError(f"[model] needs init (a checkpoint), preset (one of {known}) or fields such as num_layers")
+    return fill(SanaConfig, shape, where="[model]")
 
 
 def _optimizer(section: Section) -> OptimizerSettings:

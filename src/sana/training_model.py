@@ -33,7 +33,8 @@ def make_model(settings: ModelSettings, *, seed: int, device: torch.device) -> S
     """The transformer on `device`, from its checkpoint or with random weights: the same for a seed on every device."""
     dtype = DTYPES[settings.weights]
     if settings.init is not None:
-        model = SanaTransformer.from_pretrained(checkpoint_folder(settings.init), dtype=dtype, device=device)
+        place, revision = locate(settings.init)
+        model = SanaTransformer.from_pretrained(place, revision=revision, dtype=dtype, device=device)
         return repositioned(model, replace(model.config, **settings.positions))
     assert settings.config is not None
     torch.manual_seed(seed)
@@ -51,19 +52,14 @@ def repositioned(model: SanaTransformer, config: SanaConfig) -> SanaTransformer:
     return other
 
 
-def checkpoint_folder(checkpoint: str) -> str:
-    """The folder or Hub id of a checkpoint that may be called "embedded"."""
-    return str(locate(checkpoint)[0])
-
-
 def _checkpoint_config(init: str) -> SanaConfig:
-    folder = checkpoint_folder(init)
-    path = Path(folder)
-    if path.is_file():
-        return SanaTransformer.from_pretrained(folder).config
-    within = "transformer/" if read_json(folder, INDEX) else ""
-    fields = read_json(folder, f"{within}config.json")
+    place, revision = locate(init)
+    if Path(place).is_file():
+        return SanaTransformer.from_pretrained(place, device="meta").config  # from the names and shapes
+    within = "transformer/" if read_json(place, INDEX, revision) else ""
+    fields = read_json(place, f"{within}config.json", revision)
     if fields is None:
         raise FileNotFoundError(f"{init} has no {within}config.json: give the folder or Hub id of a Sana transformer")
-    facts = read_json(folder, f"{within}sana.json") or {}
-    return replace(from_diffusers_config(fields), compat=facts.get("compat", "diffusers"))
+    facts = read_json(place, f"{within}sana.json", revision) or {}
+    config = from_diffusers_config(fields, where=f"{place}/{within}config.json")
+    return replace(config, compat=facts.get("compat", "diffusers"))

@@ -9,10 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from sana.catalog import locate
 from sana.growing_runs import grown_optimizer, growth_facts
 from sana.run_settings import POSITIONS, RunSettings
 from sana.shard_stamps import proved_stamps, stamps
-from sana.training_model import checkpoint_folder, make_model, model_config
+from sana.training_model import make_model, model_config
 from sana.training_optimizer import make_optimizer
 from sana.training_samples import TrainingSamples
 from sana_ae import DCAE
@@ -152,7 +153,8 @@ def _caption_encoder(settings: RunSettings, model: SanaTransformer) -> CaptionEn
     if settings.captions is None:
         return None
     needed = settings.samples is not None or (settings.objective.caption_dropout > 0 and model.null_caption is None)
-    return CaptionEncoder.from_pretrained(checkpoint_folder(settings.captions.checkpoint)) if needed else None
+    place, revision = locate(settings.captions.checkpoint)
+    return CaptionEncoder.from_pretrained(place, revision=revision) if needed else None
 
 
 def _validation(settings: RunSettings, config: SanaConfig, objective: FlowMatching) -> FlowValidation | None:
@@ -175,9 +177,8 @@ def _samples(
     assert settings.autoencoder is not None
     assert encoder is not None
     half = torch.bfloat16 if device.type == "cuda" else torch.float32
-    autoencoder = DCAE.from_pretrained(
-        checkpoint_folder(settings.autoencoder.checkpoint), subfolder="vae", dtype=half, device=device
-    )
+    place, revision = locate(settings.autoencoder.checkpoint)
+    autoencoder = DCAE.from_pretrained(place, subfolder="vae", revision=revision, dtype=half, device=device)
     return TrainingSamples(
         settings.samples,
         autoencoder.eval(),

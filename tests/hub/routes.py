@@ -191,7 +191,9 @@ def download(hub: HubServer, request: Request, match: re.Match[str]) -> Reply:
     if "Range" in request.headers:
         hub.ranges.append(request.headers["Range"])
     reply = _content(request, hub.large[match["sha256"]], {})
-    if hub.cut_downloads and request.method == "GET":
+    if request.method == "GET":
+        hub.downloads[match["sha256"]] += 1
+    if hub.cut_downloads and request.method == "GET" and hub.cut_only in (None, match["sha256"]):
         hub.cut_downloads -= 1
         reply.headers["X-Cut"] = "1"
     return reply

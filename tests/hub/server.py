@@ -59,7 +59,9 @@ class HubServer:
         requests: How often each kind of request came.
         uploads: How often a large file was begun to be sent, by sha256.
         ranges: The Range headers of downloads of large files.
+        downloads: How often a large file was asked for, by sha256.
         cut_downloads: How many of the next downloads of large files break off half-way.
+        cut_only: The sha256 of the one large file whose downloads break off; None is any.
         cut_uploads: How many of the next uploads of large files the connection breaks in the middle of.
         refuse_uploads: How many uploads of large files fail after one that arrives.
     """
@@ -70,7 +72,9 @@ class HubServer:
         self.large: dict[str, bytes] = {}
         self.requests: Counter[str] = Counter()
         self.uploads: Counter[str] = Counter()
+        self.downloads: Counter[str] = Counter()
         self.ranges: list[str] = []
+        self.cut_only: str | None = None
         self.cut_downloads = self.cut_uploads = self.refuse_uploads = 0
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())

@@ -194,7 +194,9 @@ def test_a_failed_save_leaves_the_first_one_as_it_was(encoder: CaptionEncoder, t
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
-@pytest.mark.parametrize("missing", ["text_encoder/config.json", "tokenizer", "text_encoder/model.safetensors"])
+@pytest.mark.parametrize(
+    "missing", ["text_encoder/config.json", "tokenizer/tokenizer.json", "text_encoder/model.safetensors"]
+)
 def test_a_missing_part_is_named(encoder: CaptionEncoder, tmp_path: Path, missing: str) -> None:
     encoder.save_pretrained(tmp_path)
     (tmp_path / missing).rename(tmp_path / "elsewhere")

@@ -46,5 +46,10 @@ def test_a_config_of_another_model_is_refused(fields, message):
         from_diffusers_config(fields)
 
 
+def test_the_message_names_the_configuration():
+    with pytest.raises(ValueError, match=r"^here/config\.json has unknown fields \['more'\]"):
+        from_diffusers_config({"more": 1}, where="here/config.json")
+
+
 def test_out_channels_default_to_in_channels():
     assert from_diffusers_config({"in_channels": 16, "out_channels": None}).out_channels == 16

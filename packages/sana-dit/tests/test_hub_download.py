@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import constants
 
 from sana_dit import SanaTransformer
-from sana_dit.hub_download import download
+from sana_dit.hub_download import DownloadBrokeError, download
 
 
 @pytest.fixture
@@ -81,4 +81,31 @@ def test_a_damaged_file_that_cannot_be_fetched_is_named_with_a_remedy(cached_fil
     with pytest.raises(
         OSError, match=r"model\.bin of nobody/nothing is damaged in the cache .*load once with a network"
     ):
+        download("nobody/nothing", None, ["*.bin"])
+
+
+BREAKS = [type("RemoteProtocolError", (Exception,), {"__module__": "httpx2"}), RuntimeError]  # the latter hf_xet's
+
+
+@pytest.mark.parametrize("error", BREAKS)
+def test_a_connection_that_breaks_says_what_to_do(cached_file, monkeypatch, error):
+    def fail(*repo, **options):
+        raise error("peer closed")
+
+    monkeypatch.setattr("sana_dit.hub_download.hf_hub_download", fail)
+    cached_file[0].write_bytes(b"who")
+    told = r"nobody/nothing broke off \(peer closed\): call again; files that came whole are not fetched again"
+    with pytest.raises(DownloadBrokeError, match=rf"^the download of model\.bin of {told}"):
+        download("nobody/nothing", None, ["*.bin"])
+    monkeypatch.setattr("sana_dit.hub_download.snapshot_download", fail)
+    with pytest.raises(OSError, match=f"^the download of {told}"):
+        download("nobody/nothing", None, ["*.bin"])
+
+
+def test_a_mistake_is_not_a_broken_connection(monkeypatch):
+    def fail(*repo, **options):
+        raise KeyError("x")
+
+    monkeypatch.setattr("sana_dit.hub_download.snapshot_download", fail)
+    with pytest.raises(KeyError):
         download("nobody/nothing", None, ["*.bin"])

@@ -14,7 +14,7 @@ CARD = "---\ntags: [sana]\n---\n# A model\n"
 @pytest.fixture
 def hub(monkeypatch):
     """What a Hub has of one repository, and what came."""
-    state = SimpleNamespace(private=True, pipeline=False, card=None, uploads=[])
+    state = SimpleNamespace(private=True, pipeline=False, card=None, made=[], uploads=[])
 
     class Api:
         def __init__(self, token):
@@ -22,6 +22,7 @@ def hub(monkeypatch):
 
         def create_repo(self, repo, *, private, exist_ok):
             assert exist_ok
+            state.made.append(repo)
 
         def model_info(self, repo):
             return SimpleNamespace(private=state.private)
@@ -44,9 +45,9 @@ def push(tmp_path):
     """Uploads a folder of one file."""
     (tmp_path / "model.safetensors").write_text("weights")
 
-    def push(*, licence=None, private=True):
+    def push(*, repo="me/model", licence=None, private=True):
         return upload(
-            tmp_path, "me/model", card=CARD, weights=("model*",), licence=licence, private=private, token="t"
+            tmp_path, repo, card=CARD, weights=("model*",), licence=licence, private=private, token="t"
         )  # fmt: skip
 
     return push
@@ -69,6 +70,22 @@ def test_of_a_card_that_is_there_only_the_licence_changes(hub, push, licence):
     if licence:
         card = ModelCard(files["README.md"])
         assert (card.data.license, card.data.tags, card.text.strip()) == ("mit", ["mine"], "# Mine")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"repo": "noslash"}, "repo is 'noslash'; a Hub id is owner/name"),
+        ({"repo": "me/a..b"}, "Cannot have -- or .."),
+        ({"licence": "nonsense!!"}, "licence is 'nonsense!!'; give it as the Hub spells it"),
+        ({"licence": ""}, "licence is ''; give it as"),
+    ],
+    ids=str,
+)
+def test_words_that_the_hub_cannot_know_make_no_repository(hub, push, words, told):
+    with pytest.raises(ValueError, match=told):
+        push(**words)
+    assert hub.made == []
 
 
 def test_nothing_meant_to_be_private_goes_to_a_public_repository(hub, push):

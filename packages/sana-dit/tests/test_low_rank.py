@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sana_dit.initialization import ConvLinear, Linear
+from sana_dit.layers import ConvLinear, Linear
 from sana_dit.low_rank import LowRank, additions, fuse, set_additions, unfuse
 
 

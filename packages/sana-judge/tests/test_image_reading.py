@@ -1,4 +1,6 @@
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -45,10 +47,24 @@ def test_other_modes_become_rgb(noise, mode):
     assert read_image(image).tobytes() == image.convert("RGB").tobytes()
 
 
-def test_sixteen_bits_become_eight(tmp_path):
-    levels = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
-    Image.fromarray(levels).save(tmp_path / "deep.png")
-    assert [read_image(tmp_path / "deep.png").getpixel((x, 0))[0] for x in range(4)] == [0, 1, 128, 255]
+def deep_png(levels, *, color):
+    """A PNG of 16 bits per channel, grey or three times the same; Pillow writes none in colour."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", len(levels), 1, 16, 2 if color else 0, 0, 0, 0)
+    row = b"\0" + np.repeat(levels, 3 if color else 1).astype(">u2").tobytes()
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_of_sixteen_bits_the_upper_eight_are_seen_in_grey_and_in_colour(tmp_path, color):
+    levels = [0, 255, 256, 257, 32895, 32896, 65535]
+    (tmp_path / "deep.png").write_bytes(deep_png(levels, color=color))
+    pixels = np.asarray(read_image(tmp_path / "deep.png"))
+    assert pixels[0].tolist() == [[level >> 8] * 3 for level in levels]
 
 
 def test_an_animation_is_its_first_frame_or_the_current_one(tmp_path):
@@ -70,6 +86,13 @@ def test_damaged_files_are_refused_by_name(noise, tmp_path):
         read_image(tmp_path / "text.png")
     with pytest.raises(FileNotFoundError, match=r"none\.png"):
         read_image(tmp_path / "none.png")
+
+
+def test_a_postscript_file_of_any_name_is_not_handed_to_ghostscript(noise, tmp_path):
+    noise.save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png is no image of a known format \(JPEG, PNG"):
+        read_image(tmp_path / "a.png")
 
 
 def test_a_file_whose_header_is_cut_is_refused_by_name(noise, tmp_path):
@@ -96,7 +119,9 @@ def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path, width):
 def test_reading_leaves_the_filters_of_the_process_alone(noise, tmp_path, monkeypatch):
     noise.save(tmp_path / "a.png")
     filters, opened, opening = list(warnings.filters), Image.open, []
-    monkeypatch.setattr(Image, "open", lambda path: opening.append(list(warnings.filters)) or opened(path))
+    monkeypatch.setattr(
+        Image, "open", lambda *args, **options: opening.append(list(warnings.filters)) or opened(*args, **options)
+    )
     read_image(tmp_path / "a.png")
     assert opening == [filters]  # other threads would see a change, and might undo it for good
 

@@ -8,7 +8,7 @@ import pytest
 from sana_judge.judge_score import Answer
 from sana_judge.score_cache import ScoreCache, ScoreKey
 
-KEY = ScoreKey(image="cat.png", prompt="a 'cat'; DROP TABLE scores", judge="v1")
+KEY = ScoreKey(image_hash="cat.png", prompt="a 'cat'; DROP TABLE scores", judge="v1")
 ANSWER = Answer(logit_yes=0.1, logit_no=-2.5, log_z=3.0, says_yes=True, tiles=10)
 
 WRITER = """
@@ -17,7 +17,7 @@ from sana_judge.judge_score import Answer
 from sana_judge.score_cache import ScoreCache, ScoreKey
 cache = ScoreCache(sys.argv[1])
 for i in range(40):
-    key = ScoreKey(image=str(i), prompt=sys.argv[2], judge="v1")
+    key = ScoreKey(image_hash=str(i), prompt=sys.argv[2], judge="v1")
     cache.keep({key: Answer(logit_yes=i, logit_no=0.0, log_z=0.0, says_yes=True, tiles=1)})
     assert cache.find([key])[0].logit_yes == i
 """
@@ -29,12 +29,12 @@ def cache(tmp_path):
 
 
 def test_what_is_kept_is_found_unchanged_in_order(cache):
-    other = replace(KEY, image="dog.png")
+    other = replace(KEY, image_hash="dog.png")
     cache.keep({KEY: ANSWER, other: replace(ANSWER, says_yes=False)})
     assert cache.find([other, KEY]) == [replace(ANSWER, says_yes=False), ANSWER]
 
 
-@pytest.mark.parametrize("field", ["image", "prompt", "judge"])
+@pytest.mark.parametrize("field", ["image_hash", "prompt", "judge"])
 def test_every_part_of_the_key_counts(cache, field):
     cache.keep({KEY: ANSWER})
     assert cache.find([replace(KEY, **{field: "another"}), KEY]) == [None, ANSWER]
@@ -60,7 +60,7 @@ def test_several_processes_write_at_once(cache):
     arguments = [sys.executable, "-c", WRITER, str(cache.path)]
     writers = [subprocess.Popen([*arguments, name], stderr=subprocess.PIPE) for name in "abc"]
     assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [(b"", 0)] * 3
-    keys = [ScoreKey(image=str(i), prompt=name, judge="v1") for i in range(40) for name in "abc"]
+    keys = [ScoreKey(image_hash=str(i), prompt=name, judge="v1") for i in range(40) for name in "abc"]
     assert [answer.logit_yes for answer in cache.find(keys)] == [i for i in range(40) for _ in "abc"]
 
 

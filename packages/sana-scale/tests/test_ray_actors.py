@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from sana_scale import Halving, Local, Ray, SharedDir, Threshold, best_of_n, best_of_n_many
+from sana_scale.worker_processes import WorkersKilledError
 
 ray = pytest.importorskip("ray")
 
@@ -151,6 +152,6 @@ def test_a_killed_actor_loses_nothing(cluster, tmp_path):
 def test_who_is_killed_too_often_ends_the_run(cluster, tmp_path):
     executor = Ray(partial(Mortal, tmp_path / "scar"), Reader, restarts=0)
     ask = {"n": 60, "batch_size": 4, "run_dir": tmp_path / "run", "executor": executor}
-    with pytest.raises(RuntimeError, match="The same call goes on"):
+    with pytest.raises(WorkersKilledError, match="The same call goes on"):
         best_of_n(None, None, "a", **ask)
     assert best_of_n(None, None, "a", **ask).best.score == max(worth(seed) + 1 for seed in range(60))

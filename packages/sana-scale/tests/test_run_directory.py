@@ -17,6 +17,9 @@ import pytest
 from PIL import Image
 
 from sana_scale import Budget, Halving, Threshold, best_of_n, run_claim
+from sana_scale.files import RunInUseError
+from sana_scale.request import Request
+from sana_scale.run_directory import RunDirectory
 
 KILLED_RUN = Path(__file__).with_name("killed_run.py")
 # Where syncing to the disk costs nothing: two hundred runs that sync thirty times each.
@@ -46,6 +49,14 @@ def test_a_finished_run_returns_at_once(paint, blue, tmp_path):
     paint.seeds.clear()
     assert best_of_n(paint, blue, "a", **ask) == first
     assert paint.seeds == []
+
+
+def test_looking_at_the_kept_images_of_a_run_removes_nothing(paint, blue, tmp_path):
+    result = best_of_n(paint, blue, "a", n=8, keep=2, batch_size=4, run_dir=tmp_path)
+    (tmp_path / "best-of-all.png").write_text("mine")
+    directory = RunDirectory(tmp_path, Request(prompt="a", n=8, keep=2, batch_size=4, seed=0, stop=(), prune=None))
+    assert list(directory.kept()) == [candidate.seed for candidate in result.candidates[:2]]
+    assert (tmp_path / "best-of-all.png").exists()
 
 
 def test_no_more_images_are_written_than_may_still_win(paint, tmp_path):
@@ -220,7 +231,7 @@ def test_a_second_driver_is_told_who_the_first_is(paint, blue, tmp_path):
     messages = []
 
     def second(progress):
-        with pytest.raises(RuntimeError) as caught:
+        with pytest.raises(RunInUseError) as caught:
             best_of_n(paint, blue, "a", n=8, batch_size=4, run_dir=tmp_path)
         messages.append(str(caught.value))
 

@@ -102,3 +102,15 @@ def test_a_dynamic_block_that_is_not_finite_reads_as_nan_and_spares_its_neighbou
     read = dynamic(values, 64).read().view(-1)
     assert read[:64].isnan().all()
     assert torch.equal(read[64:], clean.view(-1)[64:])
+
+
+@pytest.mark.parametrize("width", [64, 100, 256])  # blocks that leave a rest, fit, and are larger than the matrix
+def test_a_dynamic_matrix_of_more_blocks_takes_no_more_sums(width):
+    counts = []
+    for rows in (10, 40):
+        values = torch.zeros(rows, 20)
+        kept = dynamic(values, width)
+        with torch.profiler.profile() as profile:
+            kept.write(values)
+        counts.append(sum(event.count for event in profile.key_averages() if event.key == "aten::sum"))
+    assert counts[0] == counts[1] <= 2

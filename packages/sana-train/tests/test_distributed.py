@@ -18,7 +18,7 @@ with process_group(timeout=timedelta(seconds=2)):
 def test_one_process_needs_no_group():
     with process_group():
         assert (rank(), world_size(), gathered(["a"])) == (0, 1, ["a"])
-    assert share_of(6, parts=3) == range(6)
+    assert share_of(6, parts=3, process=0, processes=1) == range(6)
 
 
 def test_sums_are_kept_in_float64_but_on_mps_which_has_none():
@@ -29,7 +29,7 @@ def test_sums_are_kept_in_float64_but_on_mps_which_has_none():
 @pytest.mark.parametrize(("batch_size", "parts"), [(0, 1), (6, 4)])
 def test_a_batch_that_cannot_be_divided_is_named(batch_size, parts):
     with pytest.raises(ValueError, match=f"a batch of {batch_size} samples cannot be divided"):
-        share_of(batch_size, parts)
+        share_of(batch_size, parts, process=0, processes=1)
 
 
 def test_a_rank_without_the_rest_is_named(monkeypatch):

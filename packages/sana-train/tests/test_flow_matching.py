@@ -25,8 +25,8 @@ def test_model_sees_the_straight_path_and_the_floored_timestep():
     loss = objective(model, batch(64), draws)
     sigma, noise = objective.sigmas(draws), draws.normal((64, 2, 1, 1), "noise")
     expected = (1 - sigma.view(-1, 1, 1, 1)) * 3.0 + sigma.view(-1, 1, 1, 1) * noise
-    torch.testing.assert_close(model.latents, expected)
-    assert torch.equal(model.timestep, (1000 * sigma).floor())
+    torch.testing.assert_close(model.latents, expected.float())
+    assert torch.equal(model.timestep, (1000 * sigma).floor().float())
     torch.testing.assert_close(loss, (noise - 3.0).square().mean())
 
 
@@ -38,6 +38,22 @@ def test_times_are_the_shifted_logit_normal_grid():
     assert sigma.max() <= 0.99967
     # The median of sigmoid(N(0, 1)) is 0.5, which the shift moves to 0.75; 5 standard errors of a median of 4000.
     assert abs(sigma.median().item() - 0.75) < 0.02
+
+
+class EveryTime(Draws):
+    """The middle of each cell of the grid, one to a slot."""
+
+    def uniform(self, shape, purpose):
+        return (torch.arange(shape[0]) + 0.5) / 1000
+
+
+@pytest.mark.parametrize("shift", [1, 3, 6])
+def test_no_timestep_of_the_grid_is_rounded_below_itself(shift):
+    model = Recorder()
+    FlowMatching(shift=float(shift), weighting="uniform")(model, batch(1000), EveryTime(0, 0, range(1000)))
+    expected = [1000 * shift * i // (1000 + (shift - 1) * i) for i in range(1000)]  # in whole numbers
+    assert model.timestep.tolist() == expected
+    assert model.timestep.dtype == torch.float32
 
 
 def test_uniform_times_cover_the_grid_evenly():

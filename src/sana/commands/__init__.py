@@ -1,5 +1,8 @@
 """The `sana` command."""
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from sana.commands.best_of import best_of
@@ -22,13 +25,33 @@ from sana.commands.score_captions import score_captions
 from sana.commands.train import train
 from sana.commands.train_autoencoder import train_autoencoder
 
+DISTRIBUTIONS = ("sana-suite", "sana-ae", "sana-dit", "sana-train", "sana-scale", "sana-judge", "torch")
+
+
+def _print_versions(wanted: bool) -> None:
+    """What a bug report needs."""
+    if wanted:
+        typer.echo("\n".join(f"{name} {version(name)}" for name in DISTRIBUTIONS))
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="sana",
-    help="Text to image with SANA-1.5.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+@app.callback()
+def _sana(
+    versions: Annotated[
+        bool, typer.Option("--version", callback=_print_versions, is_eager=True, help="Print versions and exit.")
+    ] = False,
+) -> None:
+    """Text to image with SANA-1.5."""
+
+
 app.add_typer(evaluate, name="evaluate")
 app.command()(best_of)
 app.command()(generate)

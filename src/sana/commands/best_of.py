@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sana.commands.drawing_options import (
+    CfgOption,
+    DeviceOption,
+    DtypeOption,
+    KernelsOption,
+    LoraOption,
+    ModelOption,
+    NegativeOption,
+    OffloadOption,
+    ProgressOption,
+    QuantizeOption,
+    SizeOption,
+    StepsOption,
     parsed_dtype,
-    parsed_kernels,
     parsed_lora,
-    parsed_quantization,
     parsed_size,
 )
+from sana.commands.file_checks import check_input, check_output
 from sana.commands.messages import messages
 from sana.commands.picture_names import slugs
 from sana.judges import JUDGE_HELP
@@ -22,7 +33,7 @@ from sana.judges import JUDGE_HELP
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sana.best_of import Drawing
+    from sana.sampler import Drawing
     from sana_scale import BestOfN, Halving, Progress
 
 
@@ -34,7 +45,7 @@ def best_of(
     keep: Annotated[
         int | None, typer.Option(min=1, help="Pictures to keep of each prompt; 4, or all of fewer.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the first picture of each prompt.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture of each prompt.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")] = 8,
     stop: Annotated[
         list[str] | None,
@@ -55,33 +66,32 @@ def best_of(
         Literal["local", "shared-dir", "ray"], typer.Option(help="Where to work; others than local need --run-dir.")
     ] = "local",
     workers: Annotated[int, typer.Option(min=1, help="Of shared-dir and ray.")] = 1,
-    model: Annotated[
-        str, typer.Option(help='Pipeline folder, Hub id, name that `sana list` shows, or "embedded".')
-    ] = "embedded",
-    lora: Annotated[
-        list[str] | None, typer.Option(metavar="REPO[:SCALE]", help="LoRA file, folder or Hub id; may be repeated.")
-    ] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, such as 1024x768.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    cfg: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
-    negative: Annotated[str, typer.Option(help="What to lead away from.")] = "",
+    model: ModelOption = "embedded",
+    lora: LoraOption = None,
+    size: SizeOption = None,
+    steps: StepsOption = None,
+    cfg: CfgOption = None,
+    negative: NegativeOption = "",
     out: Annotated[Path, typer.Option(help="Folder of the pictures, sheets and curve.")] = Path("."),
-    device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1, mps or cpu.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    quantize: Annotated[str | None, typer.Option(help="int8 or nf4: weights in 8 or 4 bits.")] = None,
-    kernels: Annotated[str | None, typer.Option(help="reference (PyTorch), or fused: Triton on a GPU.")] = None,
-    offload: Annotated[bool, typer.Option(help="Keep the caption encoder in CPU memory while drawing.")] = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    quantize: QuantizeOption = None,
+    kernels: KernelsOption = None,
+    offload: OffloadOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, a record per prompt.")] = False,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    progress: ProgressOption = True,
 ) -> None:
     """Draw many pictures of a prompt and keep those that a judge scores highest."""
-    with messages():
+    with messages(goes_on="the same command goes on" if run_dir else ""):
         texts = _prompts(prompts or [], prompts_file)
+        check_output(out, out)
         width, height = parsed_size(size)
-        torch_dtype = parsed_dtype(dtype)
         from transformers.utils import logging
 
-        from sana.best_of import Drawing, check_request, parse_stop
+        from sana.best_of import check_request
+        from sana.commands.drawing_checks import check_size, warn_of_kernels
+        from sana.sampler import Drawing
+        from sana.stop_rules import parse_stop
 
         if not progress:
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -97,15 +107,17 @@ def best_of(
             height=height,
             width=width,
             device=device,
-            dtype=torch_dtype,
+            dtype=dtype and parsed_dtype(dtype),
             offload=offload,
-            quantize=parsed_quantization(quantize),
-            kernels=parsed_kernels(kernels),
+            quantize=quantize,
+            kernels=kernels,
             loras=tuple(map(parsed_lora, lora or ())),
         )
         kept = min(4, number) if keep is None else keep
         options = {"n": number, "keep": kept, "seed": seed, "batch_size": batch_size, "stop": rules, "prune": halving}
         check_request(texts, options, budget)
+        warn_of_kernels(kernels, device)
+        check_size(model, width, height)
         with _work(drawing, judge, executor, workers, run_dir) as where, _bar(number, texts, progress) as show:
             results = _run(texts, options | where | {"on_progress": show}, budget)
         _report(texts, results, out, drawing=drawing, judge=judge, curve=curve, as_json=as_json)
@@ -116,6 +128,8 @@ def _prompts(given: Sequence[str], file: Path | None) -> list[str]:
         raise ValueError("give prompts, or a file of them with --prompts: one of the two")
     from sana.pruning_calibration import read_prompts
 
+    if file is not None:
+        check_input(file, "--prompts", "a text file with a prompt per line")
     texts = list(given) if file is None else read_prompts(file)
     if twice := sorted({text for text in texts if texts.count(text) > 1}):
         raise ValueError(
@@ -142,8 +156,12 @@ def _work(
     run_dir: Path | None,
 ) -> Iterator[dict[str, Any]]:
     """The sampler and judge, or the executor that makes them, and the run directory; its errors as ours."""
-    from sana.best_of import claim_run, load_sampler, make_executor
+    from sana.best_of import make_executor
     from sana.judges import load_judge
+    from sana.run_identity import claim_run
+    from sana.sampler import load_sampler
+    from sana_scale.files import RunInUseError
+    from sana_scale.worker_processes import WorkersKilledError
 
     where = make_executor(executor, drawing, judge, workers=workers)
     if where.brings_its_own and run_dir is None:
@@ -154,9 +172,7 @@ def _work(
         sample = None if where.brings_its_own else load_sampler(drawing)
         scores = None if where.brings_its_own else load_judge(judge, device=drawing.device, progress=False)
         yield {"sample": sample, "judge": scores, "executor": where, "run_dir": run_dir}
-    except (RuntimeError, ImportError) as error:  # another driver, an extra that is missing
-        if isinstance(error, RuntimeError) and "in use by" not in str(error) and "goes on" not in str(error):
-            raise
+    except (RunInUseError, WorkersKilledError, ImportError) as error:  # ImportError: an extra that is missing
         raise ValueError(str(error)) from error
 
 

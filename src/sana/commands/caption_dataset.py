@@ -20,9 +20,9 @@ def caption_dataset(
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Caption a data set; run it once per model. A killed run goes on, and several on one disk share the work."""
-    with messages():
+    with messages(goes_on="the same command goes on"):
         from sana.caption_passes import Labelled, half_on_gpu, run_pass
-        from sana.stages import usable_device
+        from sana.devices import usable_device
         from sana_train.data import ImageManifest, TransformersCaptioner, caption_images
 
         place = usable_device(device)

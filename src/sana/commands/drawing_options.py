@@ -1,7 +1,46 @@
-"""What the words of the drawing commands' options mean."""
+"""The options that drawing commands share, and what their words mean."""
 
+import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+
+# As sana.kernels and sana_dit have them, which take seconds to import.
+DtypeName = Literal["float32", "bfloat16", "float16"]
+KernelsName = Literal["reference", "fused"]
+QuantizationName = Literal["int8", "nf4"]
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number; give one, 1 or less for no guidance.")
+    return value
+
+
+MODEL_HELP = 'Pipeline folder, Hub id, name that `sana list` shows, or "embedded".'
+
+ModelOption = Annotated[str, typer.Option(help=MODEL_HELP)]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the Hub.")]
+LoraOption = Annotated[
+    list[str] | None, typer.Option(metavar="REPO[:SCALE]", help="LoRA file, folder or Hub id; may be repeated.")
+]
+SizeOption = Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, such as 1024x768.")]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Denoising steps.")]
+CfgOption = Annotated[
+    float | None,
+    typer.Option("--cfg", "--guidance-scale", callback=_finite, help="Guidance scale; 1 or less for no guidance."),
+]
+NegativeOption = Annotated[str, typer.Option(help="What to lead away from.")]
+DeviceOption = Annotated[str | None, typer.Option(help="Such as cuda, cuda:1, mps or cpu.")]
+DtypeOption = Annotated[DtypeName | None, typer.Option(help="Of the transformer; the checkpoint's own if left out.")]
+QuantizeOption = Annotated[QuantizationName | None, typer.Option(help="Weights in 8 or 4 bits.")]
+KernelsOption = Annotated[KernelsName | None, typer.Option(help="PyTorch, or fused: Triton on a GPU.")]
+OffloadOption = Annotated[bool, typer.Option(help="Keep the caption encoder in CPU memory while drawing.")]
+ProgressOption = Annotated[bool, typer.Option(help="Show a progress bar.")]
 
 
 def parsed_lora(text: str) -> tuple[str, float]:
@@ -23,27 +62,9 @@ def parsed_size(text: str | None) -> tuple[int | None, int | None]:
     return int(match[1]), int(match[2])
 
 
-def parsed_dtype(name: str | None) -> Any:
-    """The dtype that --dtype names."""
-    if name is None:
-        return None
+def parsed_dtype(name: DtypeName) -> "torch.dtype":
+    """The dtype of that name."""
     import torch
 
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in dtypes:
-        raise ValueError(f"--dtype is {name!r}; it is one of {', '.join(dtypes)}")
-    return dtypes[name]
-
-
-def parsed_quantization(kind: str | None) -> Any:
-    """The kind that --quantize names."""
-    if kind not in (None, "int8", "nf4"):
-        raise ValueError(f"--quantize is {kind!r}; it is int8 or nf4")
-    return kind
-
-
-def parsed_kernels(kind: str | None) -> Any:
-    """The kind that --kernels names."""
-    if kind not in (None, "reference", "fused"):
-        raise ValueError(f"--kernels is {kind!r}; it is reference or fused")
-    return kind
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

@@ -37,10 +37,10 @@ def encode_dataset(
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Encode a data set; a killed run goes on, and several on one disk share the work."""
-    with messages():
+    with messages(goes_on="the same command goes on"):
         from sana.dataset_encoding import NOT_INDEXED, load_encoders, open_source, trained_side
-        from sana.stages import usable_device
-        from sana_train.data import SKIPPED, AspectRatioBuckets, EncodingSettings, counted
+        from sana.devices import usable_device
+        from sana_train.data import SKIPPED, AspectRatioBuckets, EncodingSettings, counts_by_reason
         from sana_train.data import encode_dataset as encode
 
         if not progress:
@@ -73,7 +73,7 @@ def encode_dataset(
             progress=progress,
         )
         if as_json:
-            print(json.dumps(dataclasses.asdict(report) | {"skipped": counted(report.skipped)}))
+            print(json.dumps(dataclasses.asdict(report) | {"skipped": counts_by_reason(report.skipped)}))
         else:
             print(f"{out}: {report.samples:,} images and {report.captions:,} captions in {report.shards:,} shards")
             if report.left_out:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sana.commands.file_checks import check_input
 from sana.commands.messages import messages
 
 if TYPE_CHECKING:
@@ -47,7 +48,11 @@ def geneval(
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """GenEval of pictures in its own folders; stopped at any time, the same command goes on."""
-    with messages():
+    with messages(goes_on="the same command goes on"):
+        if metadata is not None:
+            check_input(metadata, "--metadata", "GenEval's evaluation_metadata.jsonl")
+        if detections is not None:
+            check_input(detections, "--detections", "a file of detections")
         from sana_judge import geneval as benchmark
 
         target = out or directory
@@ -83,7 +88,7 @@ def geneval(
 
 
 def _models(detector: str, clip: str, device: str | None) -> tuple[Any, Any]:
-    from sana.stages import usable_device
+    from sana.devices import usable_device
     from sana_judge import geneval as benchmark
 
     place = usable_device(device)

@@ -1,36 +1,51 @@
 """sana generate: pictures from prompts, saved with the settings that made them."""
 
 import json
-import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from PIL import Image
 
 from sana.commands.drawing_options import (
+    CfgOption,
+    DeviceOption,
+    DtypeOption,
+    KernelsOption,
+    LoraOption,
+    ModelOption,
+    NegativeOption,
+    OffloadOption,
+    ProgressOption,
+    QuantizeOption,
+    RevisionOption,
+    SizeOption,
+    StepsOption,
     parsed_dtype,
-    parsed_kernels,
     parsed_lora,
-    parsed_quantization,
     parsed_size,
 )
+from sana.commands.file_checks import check_input, check_output
 from sana.commands.messages import messages
 from sana.commands.picture_names import slug
-from sana.png import save_png
 from sana.prompt_check import GUARD_MODEL, check_prompts
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Job = tuple[str, int]
+"""A prompt and a seed."""
 
 
 def generate(
     prompts: Annotated[
         list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw; several make several.")
     ] = None,
-    model: Annotated[
-        str, typer.Option(help='Pipeline folder, Hub id, name that `sana list` shows, or "embedded".')
-    ] = "embedded",
-    seed: Annotated[int, typer.Option(help="Seed of the first picture of each prompt.")] = 0,
+    model: ModelOption = "embedded",
+    revision: RevisionOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture of each prompt.")] = 0,
     seeds: Annotated[str | None, typer.Option(metavar="S,S...", help="The seeds themselves, instead.")] = None,
     number: Annotated[int, typer.Option("-n", min=1, help="Pictures per prompt: seeds s .. s+n-1.")] = 1,
     geneval: Annotated[
@@ -40,23 +55,21 @@ def generate(
             help="Draw the prompts of GenEval's evaluation_metadata.jsonl into its folders; stopped, the same goes on.",
         ),
     ] = None,
-    lora: Annotated[
-        list[str] | None, typer.Option(metavar="REPO[:SCALE]", help="LoRA file, folder or Hub id; may be repeated.")
-    ] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, such as 1024x768.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    cfg: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
-    negative: Annotated[str, typer.Option(help="What to lead away from.")] = "",
+    lora: LoraOption = None,
+    size: SizeOption = None,
+    steps: StepsOption = None,
+    cfg: CfgOption = None,
+    negative: NegativeOption = "",
     out: Annotated[Path, typer.Option(help="A .png for one picture, else a folder.")] = Path("."),
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at once; fewer take less memory.")] = 8,
     tile: Annotated[
         int | None, typer.Option(help="Pixels per side decoded at once, such as 1024: far less memory at 2K and 4K.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1, mps or cpu.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    quantize: Annotated[str | None, typer.Option(help="int8 or nf4: weights in 8 or 4 bits.")] = None,
-    kernels: Annotated[str | None, typer.Option(help="reference (PyTorch), or fused: Triton on a GPU.")] = None,
-    offload: Annotated[bool, typer.Option(help="Keep the caption encoder in CPU memory while drawing.")] = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    quantize: QuantizeOption = None,
+    kernels: KernelsOption = None,
+    offload: OffloadOption = False,
     guard: Annotated[bool, typer.Option("--guard", help="Draw nothing if ShieldGemma finds a prompt harmful.")] = False,
     guard_model: Annotated[
         str | None, typer.Option(help=f"Folder or Hub id of the guard; {GUARD_MODEL} if left out.")
@@ -65,10 +78,10 @@ def generate(
         float | None, typer.Option(help="Least probability of harm that is refused, to 1; 0.5 if left out.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of what was written.")] = False,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    progress: ProgressOption = True,
 ) -> None:
     """Draw pictures from prompts."""
-    with messages():
+    with messages(goes_on="the same command goes on" if geneval else ""):
         if not guard and (guard_model, guard_threshold) != (None, None):
             raise ValueError("--guard-model or --guard-threshold is given, but nothing is guarded: add --guard")
         if bool(prompts) == (geneval is not None):
@@ -79,12 +92,16 @@ def generate(
         jobs = list(product(texts, chosen))
         paths = [] if geneval else _paths(out, jobs)
         width, height = parsed_size(size)
-        torch_dtype = parsed_dtype(dtype)
         loras = [parsed_lora(text) for text in lora or []]
         from transformers.utils import logging
 
+        from sana.commands.drawing_checks import check_size, warn_of_kernels
+        from sana.geneval_drawing import draw_geneval
+        from sana.kernels import kernels_in_force
         from sana.pipeline import SanaPipeline
 
+        warn_of_kernels(kernels, device)
+        check_size(model, width, height, revision=revision)
         if not progress:
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         if guard:
@@ -92,21 +109,24 @@ def generate(
             check_prompts(texts, model=guard_model or GUARD_MODEL, threshold=threshold, device=device)
         pipeline = SanaPipeline.from_pretrained(
             model,
+            revision=revision,
             device=device,
-            dtype=torch_dtype,
-            quantize=parsed_quantization(quantize),
+            dtype=dtype and parsed_dtype(dtype),
+            quantize=quantize,
             offload=offload,
             tile=tile,
-            kernels=parsed_kernels(kernels),
+            kernels=kernels,
         )
         for source, scale in loras:
             pipeline.load_lora(source, scale=scale)
+        steps, cfg = pipeline.settings(steps, cfg)
         settings: dict[str, Any] = {
             "model": model,
+            **({"revision": revision} if revision else {}),
             **({"loras": dict(loras)} if loras else {}),
             "sampler": "sCM" if pipeline.is_sprint else "Flow-DPM-Solver",
-            "steps": pipeline.facts.steps_for(pipeline.is_sprint) if steps is None else steps,
-            "guidance_scale": pipeline.facts.guidance_scale if cfg is None else cfg,
+            "steps": steps,
+            "guidance_scale": cfg,
             "negative_prompt": negative,
         }
         draw = partial(
@@ -119,9 +139,6 @@ def generate(
             batch_size=batch_size,
         )
         if geneval:
-            from sana.geneval_drawing import draw_geneval
-            from sana.kernels import kernels_in_force
-
             height, width = pipeline.sizes(height, width)[1]
             settings |= {"height": height, "width": width, "dtype": dtype, "quantize": quantize}
             settings |= {"kernels": kernels_in_force(pipeline.kernels)}
@@ -135,22 +152,33 @@ def generate(
                 progress=progress,
             )
             print(json.dumps({"path": str(out), "seeds": chosen} | settings, indent=2) if as_json else out)
-            return
-        records: list[dict[str, Any]] = []
-
-        def save(number: int, picture: Image.Image) -> None:
-            prompt, its_seed = jobs[number]
-            drawn = {"height": picture.height, "width": picture.width}
-            record = {"prompt": prompt, "seed": its_seed} | settings | drawn
-            save_png(picture, paths[number], record)
-            records.append({"path": str(paths[number])} | record)
-
-        draw([prompt for prompt, _ in jobs], [its_seed for _, its_seed in jobs], on_image=save, progress=progress)
-        if as_json:
-            print(json.dumps(records, indent=2, ensure_ascii=False))
         else:
-            for path in paths:
-                print(path)
+            records = _draw_prompts(draw, jobs, paths, settings, progress=progress)
+            print(json.dumps(records, indent=2, ensure_ascii=False) if as_json else "\n".join(map(str, paths)))
+
+
+def _draw_prompts(
+    draw: Callable[..., object],
+    jobs: Sequence[Job],
+    paths: Sequence[Path],
+    settings: dict[str, Any],
+    *,
+    progress: bool,
+) -> list[dict[str, Any]]:
+    """Save each picture as soon as it is drawn, with what made it inside; returns those records with their paths."""
+    from sana.png import save_png
+
+    records: list[dict[str, Any]] = []
+
+    def save(number: int, picture: "Image.Image") -> None:
+        prompt, seed = jobs[number]
+        drawn = {"height": picture.height, "width": picture.width}
+        record = {"prompt": prompt, "seed": seed} | settings | drawn
+        save_png(picture, paths[number], record)
+        records.append({"path": str(paths[number])} | record)
+
+    draw([prompt for prompt, _ in jobs], [seed for _, seed in jobs], on_image=save, progress=progress)
+    return records
 
 
 def _seeds(first: int, given: str | None, number: int) -> list[int]:
@@ -159,12 +187,15 @@ def _seeds(first: int, given: str | None, number: int) -> list[int]:
     if first or number > 1:
         raise ValueError(f"--seeds {given} names the pictures: leave --seed and -n out")
     try:
-        return [int(text) for text in given.split(",")]
+        seeds = [int(text) for text in given.split(",")]
     except ValueError:
-        raise ValueError(f"--seeds is {given!r}; give whole numbers with commas, such as 0,1,7") from None
+        seeds = [-1]
+    if min(seeds) < 0:
+        raise ValueError(f"--seeds is {given!r}; give whole numbers from 0 with commas, such as 0,1,7")
+    return seeds
 
 
-def _paths(out: Path, jobs: list[tuple[str, int]]) -> list[Path]:
+def _paths(out: Path, jobs: list[Job]) -> list[Path]:
     """Where each picture goes; looked into before anything is drawn, made when the first picture is saved."""
     suffix = out.suffix.lower()
     if suffix in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
@@ -173,7 +204,7 @@ def _paths(out: Path, jobs: list[tuple[str, int]]) -> list[Path]:
     if single and len(jobs) > 1:
         raise ValueError(f"--out is {out}, one file, for {len(jobs)} pictures: give a folder")
     folder = out.parent if single else out
-    _check_folder(folder, out)
+    check_output(folder, out)
     if single:
         return [out]
     paths = [folder / f"{slug(prompt)}-{seed}.png" for prompt, seed in jobs]
@@ -188,17 +219,9 @@ def _metadata(path: Path, out: Path) -> list[Any]:
 
     if out.suffix.lower() == ".png":
         raise ValueError(f"--out is {out}, one file, for the prompts of {path}: give a folder")
-    _check_folder(out, out)
-    metadata = list(read_metadata(path))
+    check_input(path, "--geneval", "GenEval's evaluation_metadata.jsonl")
+    check_output(out, out)
+    metadata = read_metadata(path)
     if not metadata:
         raise ValueError(f"{path} is empty: give GenEval's evaluation_metadata.jsonl")
     return metadata
-
-
-def _check_folder(folder: Path, out: Path) -> None:
-    """Raise ValueError or PermissionError where nothing can be written."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise ValueError(f"--out is {out}, but {existing} is a file: give a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(f"{existing} cannot be written to: give another --out")

@@ -16,14 +16,14 @@ def index_dataset(
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Write FOLDER/manifest.parquet; nothing is extracted or copied."""
-    with messages():
+    with messages(goes_on="the same command goes on"):
         from sana.dataset_encoding import MANIFEST, NOT_INDEXED, index
-        from sana_train.data import counted
+        from sana_train.data import counts_by_reason
 
         manifest, skipped = index(folder, folder, max_skipped=max_skipped, progress=progress)
         captions = sum(len(captions or ()) for captions in manifest.column("captions"))
         if as_json:
-            print(json.dumps({"images": len(manifest), "captions": captions, "skipped": counted(skipped)}))
+            print(json.dumps({"images": len(manifest), "captions": captions, "skipped": counts_by_reason(skipped)}))
         else:
             print(f"{folder / MANIFEST}: {len(manifest):,} images, {captions:,} captions")
         warn_of_skipped(skipped, folder / NOT_INDEXED)

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sana.commands.drawing_options import RevisionOption
 from sana.commands.messages import messages
 
 
@@ -12,13 +13,14 @@ def info(
     model: Annotated[
         str, typer.Argument(help='Pipeline folder, Hub id, name that `sana list` shows, or "embedded".')
     ] = "embedded",
+    revision: RevisionOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Parameters, shapes, memory and FLOPs per picture of a model."""
     with messages():
         from sana.model_facts import model_facts
 
-        facts = model_facts(model)
+        facts = model_facts(model, revision=revision)
         if as_json:
             print(json.dumps(facts, indent=2))
         else:
@@ -55,4 +57,4 @@ def _print_table(model: str, facts: dict[str, Any]) -> None:
     console.print(f"size bins (height x width): {sizes}", highlight=False)
     revision = f", revision {facts['revision']}" if facts["revision"] else ""
     console.print(f"{facts['repository']}{revision}, weights in {facts['dtype'] or 'unknown'}", soft_wrap=True)
-    console.print(f"licence of the weights: {facts['licence'] or 'see its card'}")
+    console.print(f"licence of the weights: {facts['licence'] or 'none is stated'}")

@@ -9,10 +9,14 @@ import typer
 from sana.commands.messages import messages
 from sana.judges import JUDGE_HELP
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # what is judged of a folder
+
 
 def judge(
     prompt: Annotated[str, typer.Argument(help="What the pictures should show.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Pictures of any sizes.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGES...", help="Pictures of any sizes, or folders of them.")
+    ],
     judge: Annotated[str, typer.Option(help=f"Who judges: {JUDGE_HELP}")] = "embedded",
     task: Annotated[str | None, typer.Option(help="Kind of prompt, for a judge calibrated by kind.")] = None,
     device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1, mps or cpu.")] = None,
@@ -21,21 +25,34 @@ def judge(
 ) -> None:
     """Score pictures by how well they show a prompt; higher is better."""
     with messages():
-        if missing := [str(path) for path in images if not path.is_file()]:
-            raise FileNotFoundError(f"no picture {', '.join(missing)}: give paths of files")
+        pictures = _pictures(images)
         from transformers.utils import logging
 
         from sana.judges import load_judge
 
         if not progress:
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        scores = load_judge(judge, task=task, device=device, progress=progress)(prompt, images)
-        best_first = sorted(zip(scores, images, strict=True), key=lambda scored: -scored[0])  # of equals, the earlier
+        scores = load_judge(judge, task=task, device=device, progress=progress)(prompt, pictures)
+        best_first = sorted(zip(scores, pictures, strict=True), key=lambda scored: -scored[0])  # of equals, the earlier
         if as_json:
             records = [{"path": str(path), "score": score} for score, path in best_first]
             print(json.dumps(records, indent=2, ensure_ascii=False))
         else:
             _print_table(judge, best_first)
+
+
+def _pictures(given: list[Path]) -> list[Path]:
+    """The files that are given, and in place of a folder the pictures in it."""
+    if missing := [str(path) for path in given if not path.exists()]:
+        raise FileNotFoundError(f"no picture {', '.join(missing)}: give paths of files or folders")
+    return [picture for path in given for picture in (_inside(path) if path.is_dir() else [path])]
+
+
+def _inside(folder: Path) -> list[Path]:
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    if not pictures:
+        raise FileNotFoundError(f"{folder} holds no picture ({', '.join(PICTURES)}): give another folder, or files")
+    return pictures
 
 
 def _print_table(judge: str, best_first: list[tuple[float, Path]]) -> None:

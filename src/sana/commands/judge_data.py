@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from sana.commands.file_checks import check_input
 from sana.commands.messages import messages
 
 
@@ -18,6 +19,7 @@ def judge_data(
 ) -> None:
     """Write labelled pictures for `sana judge-train`."""
     with messages():
+        check_input(results, "RESULTS.jsonl", "the results.jsonl that `sana evaluate geneval` wrote")
         from sana_judge.training import geneval_prompt, results_to_examples, run_to_examples
 
         say = geneval_prompt if negatives else None

@@ -39,7 +39,7 @@ def judge_train(
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Train a judge to say yes to pictures that show their prompt; DIR/report.json says how well it does."""
-    with messages():
+    with messages(goes_on="go on from the newest checkpoint with --resume"):
         if full and lora is not None:
             raise ValueError(f"--full and --lora {lora} exclude each other: give one of them")
         from sana.judge_training import JudgeRun
@@ -69,8 +69,8 @@ def judge_train(
 
 
 def _train(run: "JudgeRun", device: str | None, *, resume: bool) -> "JudgeTrained":
+    from sana.devices import usable_device
     from sana.judge_training import train_judge
-    from sana.stages import usable_device
 
     check_new_run(run.out, resume=resume, option="--out")
     if not run.progress:

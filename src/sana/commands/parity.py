@@ -7,40 +7,55 @@ from typing import Annotated
 
 import typer
 
-from sana.commands.drawing_options import parsed_dtype, parsed_kernels, parsed_size
+from sana.commands.drawing_options import (
+    MODEL_HELP,
+    CfgOption,
+    DeviceOption,
+    DtypeName,
+    KernelsOption,
+    ProgressOption,
+    RevisionOption,
+    SizeOption,
+    StepsOption,
+    parsed_dtype,
+    parsed_size,
+)
+from sana.commands.file_checks import check_output
 from sana.commands.messages import messages
 
 
 def parity(
-    model: Annotated[
-        str, typer.Argument(help='Pipeline folder, Hub id, name that `sana list` shows, or "embedded".')
-    ] = "embedded",
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)] = "embedded",
     prompts: Annotated[
         list[str] | None, typer.Option("--prompt", help="What to draw; may be repeated. Two of ours if left out.")
     ] = None,
     number: Annotated[int, typer.Option("-n", min=1, help="Pictures per prompt: seeds 0 .. n-1.")] = 1,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, such as 1024x768.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
-    cfg: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    size: SizeOption = None,
+    steps: StepsOption = None,
+    cfg: CfgOption = None,
+    revision: RevisionOption = None,
     variant: Annotated[
         str | None, typer.Option(help="Of the files that diffusers is to read, such as fp16 or bf16.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1, mps or cpu.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    kernels: Annotated[str | None, typer.Option(help="reference (PyTorch), or fused: Triton on a GPU.")] = None,
+    device: DeviceOption = None,
+    dtype: Annotated[DtypeName, typer.Option(help="Of both.")] = "float32",
+    kernels: KernelsOption = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write it for `sana publish --parity`.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    progress: ProgressOption = True,
 ) -> None:
     """Draw the same pictures with diffusers, which has to be installed, and say how far they are apart."""
     with messages():
         width, height = parsed_size(size)
-        torch_dtype, kind = parsed_dtype(dtype), parsed_kernels(kernels)
+        if out is not None:
+            check_output(out.parent, out)
+        from sana.commands.drawing_checks import check_size, warn_of_kernels
         from sana.diffusers_comparison import compare_with_diffusers
         from sana.pruning_calibration import calibration_prompts
         from sana_scale.files import write_json
 
+        warn_of_kernels(kernels, device)
+        check_size(model, width, height, revision=revision)
         found = compare_with_diffusers(
             model,
             prompts or calibration_prompts(model)[:2],
@@ -52,8 +67,8 @@ def parity(
             revision=revision,
             variant=variant,
             device=device,
-            dtype=torch_dtype,
-            kernels=kind,
+            dtype=parsed_dtype(dtype),
+            kernels=kernels,
             progress=progress,
         )
         if out is not None:

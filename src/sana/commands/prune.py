@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from sana.commands.drawing_options import CfgOption
+from sana.commands.file_checks import check_input
 from sana.commands.messages import messages
 
 if TYPE_CHECKING:
@@ -30,9 +32,9 @@ def prune(
     calibrate: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Prompts, one per line; 100 come with this package.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the calibration's first picture, and of random blocks.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps of the calibration.")] = None,
-    cfg: Annotated[float | None, typer.Option(help="Guidance scale of the calibration.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the calibration's first picture, and of random blocks.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps of the calibration.")] = None,
+    cfg: CfgOption = None,
     recover: Annotated[
         str | None,
         typer.Option(
@@ -45,18 +47,26 @@ def prune(
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Remove the blocks of a model that matter least to the pictures it draws."""
-    with messages():
+    with messages(goes_on="the same command goes on" if recover else ""):
         if (destination / "model_index.json").exists():
             raise ValueError(f"{destination} holds a pipeline already: give a new folder")
         if sum(option is not None for option in (keep, blocks, plan)) != 1:
             raise ValueError("give one of --keep (a number), --blocks (a list) and --plan (a file)")
         if plan is not None and (selector != "importance" or importance or protect_head or protect_tail):
             raise ValueError("--plan says which blocks stay: leave --selector, --importance and --protect-... out")
+        for file, option, content in (
+            (plan, "--plan", "a plan.json that a pruning wrote"),
+            (importance, "--importance", "a plan.json that a pruning wrote, or a JSON list of scores"),
+            (calibrate, "--calibrate", "a text file with a prompt per line"),
+        ):
+            if file is not None:
+                check_input(file, option, content)
         from transformers.utils import logging
 
         from sana.pipeline import SanaPipeline
-        from sana.pruning import Choice, Task, prune_folder, read_scores
+        from sana.pruning import PruneRequest, prune_folder
         from sana.pruning_calibration import Calibration, calibration_prompts, read_prompts
+        from sana.pruning_choice import Choice, read_scores
 
         if not progress:
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -72,8 +82,10 @@ def prune(
         pipeline = SanaPipeline.from_pretrained(source, device=device)
         used_steps, scale = pipeline.settings(steps, cfg)
         calibration = Calibration(prompts=tuple(prompts), seed=seed, steps=used_steps, scale=scale)
-        task = Task(choice=choice if plan is None else plan, calibration=calibration, recover=recover, source=source)
-        done = prune_folder(pipeline, destination, task, progress=progress)
+        request = PruneRequest(
+            choice=choice if plan is None else plan, calibration=calibration, recover=recover, source=source
+        )
+        done = prune_folder(pipeline, destination, request, progress=progress)
         _print(done, destination, as_json=as_json)
 
 

@@ -1,7 +1,8 @@
 """sana publish: a model folder to the Hub, after a look at every file and the card."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -40,29 +41,41 @@ def publish(
 
         check_hub_id(repo)
         card = None
-        if licence is not None:
+        told: dict[str, Any] = {
+            "licence_name": licence_name,
+            "licence_link": licence_link,
+            "what": what,
+            "limits": limits,
+            "base_model": base_model,
+            "training_data": training_data,
+            "parity": parity,
+            "results": results,
+        }
+        if licence is None:
+            _check_untold(told)
+        else:
             if (folder / CARD).exists():
                 raise ValueError(f"{folder / CARD} is there already: leave --license out, or remove that card")
             from sana.model_card import render_card
 
-            card = render_card(
-                folder,
-                repo,
-                licence=licence,
-                licence_name=licence_name,
-                licence_link=licence_link,
-                what=what,
-                limits=limits,
-                base_model=base_model,
-                results=results,
-                training_data=training_data,
-                parity=parity,
-            )
+            card = render_card(folder, repo, licence=licence, **told)
         publication = inspect_folder(folder, card=card)
+        if dry_run:
+            print(f"{CARD}:\n\n{publication.card}\n")
         for path, size in sorted(publication.sizes.items()):
             print(f"{size:>15,}  {path}")
         print(f"{publication.total:>15,}  bytes in {len(publication.sizes)} files for {repo}")
-        if dry_run:
-            print(f"\n{CARD}:\n\n{publication.card}")
-            return
-        print(publish(publication, repo, private=private, existing=existing, tag=tag))
+        if not dry_run:
+            print(publish(publication, repo, private=private, existing=existing, tag=tag))
+
+
+def _check_untold(told: Mapping[str, object]) -> None:
+    """Raise ValueError where something is said for a card that nobody makes."""
+    if given := [
+        f"--{name.replace('licence', 'license').replace('_', '-')}" for name in told if told[name] is not None
+    ]:
+        verb = "is" if len(given) == 1 else "are"
+        raise ValueError(
+            f"{', '.join(given)} {verb} for the card that --license makes: add --license, or write into the card that "
+            "is there"
+        )

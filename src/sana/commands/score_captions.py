@@ -19,9 +19,9 @@ def score_captions(
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Score the captions of a data set. A killed run goes on, and several on one disk share the work."""
-    with messages():
+    with messages(goes_on="the same command goes on"):
         from sana.caption_passes import Labelled, half_on_gpu, run_pass
-        from sana.stages import usable_device
+        from sana.devices import usable_device
         from sana_train.data import CLIPScorer, ImageManifest
         from sana_train.data import score_captions as score
 

@@ -41,7 +41,7 @@ def train(
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Train a transformer; on several GPUs: torchrun --nproc-per-node 8 --no-python sana train RUN.toml."""
-    with messages(), _logged_warnings():
+    with messages(goes_on="" if plan else "go on from the newest checkpoint with --resume"), _logged_warnings():
         if allow_changes and not resume:
             raise ValueError("--allow-changes is given without --resume: a new run has nothing to differ from")
         from sana.cascade import is_cascade
@@ -69,10 +69,10 @@ def train(
 def _train(
     run: Path, changes: Sequence[str], device: str | None, *, resume: bool, allow_changes: bool, verify: bool
 ) -> bool:
+    from sana.devices import usable_device
     from sana.kernels import use_kernels
     from sana.settings_reading import read_settings
     from sana.shard_stamps import verify_folder
-    from sana.stages import usable_device
     from sana.training_run import make_trainer
     from sana_train import process_group
 
@@ -94,8 +94,8 @@ def _train_cascade(
 ) -> bool:
     from sana.cascade import read_cascade
     from sana.cascade_run import train_cascade
+    from sana.devices import usable_device
     from sana.shard_stamps import verify_folder
-    from sana.stages import usable_device
     from sana_train import process_group
 
     cascade = read_cascade(run, changes)

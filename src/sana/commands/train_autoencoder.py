@@ -29,7 +29,7 @@ def train_autoencoder(
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Train an autoencoder through one of DC-AE's three phases; its model is the init of the next."""
-    with messages():
+    with messages(goes_on="go on from the newest checkpoint with --resume"):
         if allow_changes and not resume:
             raise ValueError("--allow-changes is given without --resume: a new run has nothing to differ from")
         from sana.autoencoder_settings import read_autoencoder_run
@@ -46,7 +46,7 @@ def train_autoencoder(
 
 def _train(run: "AutoencoderRun", device: str | None, *, resume: bool, allow_changes: bool) -> bool:
     from sana.autoencoder_training import make_autoencoder_trainer, write_scaling_factor
-    from sana.stages import usable_device
+    from sana.devices import usable_device
     from sana_train import process_group
 
     folder = Path(run.train.run_dir)

@@ -18,6 +18,9 @@ from sana_ae.hub_download import HUB_ID, absence_explained, download
 CONFIG = "config.json"
 FACTS = "sana.json"
 WEIGHTS = "diffusion_pytorch_model"
+_Fetch = Callable[[list[str]], Path]
+_VARIANTS = {torch.bfloat16: ".bf16", torch.float16: ".fp16"}
+_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,11 +77,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ValueError(f"{path} holds a {type(fields).__name__}, not an object: {_remedy(path)}")
     return fields
-
-
-_Fetch = Callable[[list[str]], Path]
-_VARIANTS = {torch.bfloat16: ".bf16", torch.float16: ".fp16"}
-_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 def _fetcher(repo_or_dir: str, revision: str | None) -> _Fetch:

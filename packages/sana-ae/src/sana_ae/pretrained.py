@@ -68,8 +68,8 @@ class Pretrained(nn.Module):
         """Publish the autoencoder as owner/name on the Hub and return the URL of the commit.
 
         It gets a card where it has none, which names the licence of the weights as the Hub spells it ("apache-2.0").
-        Weights of an earlier upload go. Raises ValueError where weights are not finite, or private is asked of a
-        repository that is public.
+        Weights of an earlier upload go. Raises ValueError where weights are not finite, private is asked of a
+        repository that is public, or repo or licence cannot be one; PermissionError where this token may not write.
         """
         check_finite(self.state_dict())
         card = model_card(repo, self.config, sum(parameter.numel() for parameter in self.parameters()))

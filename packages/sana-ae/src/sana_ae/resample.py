@@ -90,7 +90,7 @@ def permuted_shuffle(x: torch.Tensor) -> torch.Tensor:
 
 
 def space_to_channel(x: torch.Tensor, channels: int) -> torch.Tensor:
-    """average_channels(pixel_unshuffle(x, 2), channels), by fewer copies where the channels stay or double."""
+    """average_channels(pixel_unshuffle(x), channels), by fewer copies where the channels stay or double."""
     if channels == x.shape[1]:  # a group is one 2x2 cell
         return F.avg_pool2d(x, 2)
     if channels == 2 * x.shape[1]:  # a group is one row of a cell
@@ -100,7 +100,7 @@ def space_to_channel(x: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def channel_to_space(x: torch.Tensor, channels: int) -> torch.Tensor:
-    """pixel_shuffle(duplicate_channels(x, 4 * channels), 2), by fewer copies where the channels stay or halve."""
+    """pixel_shuffle(duplicate_channels(x, 4 * channels)), by fewer copies where the channels stay or halve."""
     if channels == x.shape[1]:
         return F.interpolate(x, scale_factor=2, mode="nearest")
     if 2 * channels == x.shape[1]:

@@ -5,8 +5,8 @@ margin is cut off again: after every stage, so little is computed twice. Linear 
 through sums over pixels (`attention.summarise`), which are added up over all tiles first. Both are exact up to the
 rounding of sums, on every compression ratio.
 
-Activations of the sana decoder for 4096 x 4096 pixels in bf16: 18 GiB whole; 1.8 GiB with tile=1024, for 1.12 times the
-work; 1.0 GiB with tile=512, for 1.26 times.
+Activations of the sana decoder for 4096 x 4096 pixels in bf16: 18.1 GiB whole; 1.7 GiB with tile=1024, for 1.12 times
+the work; 0.9 GiB with tile=512, for 1.26 times (`benchmarks/results/counts.json` of the repository).
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -13,7 +13,8 @@ from sana_dit.weights import read_names
 
 Pipeline = TypeVar("Pipeline")
 
-_OF_VARIANTS = ("controlnet", "set_pag_applied_layers")  # what only pipelines with ControlNet or PAG have
+# attributes that only ControlNet and PAG pipelines have; these are refused
+_OF_VARIANTS = ("controlnet", "set_pag_applied_layers")
 
 
 def accelerate_diffusers(pipeline: Pipeline) -> Pipeline:
@@ -137,7 +138,7 @@ def _adapt(transformer: Any) -> DiffusersTransformer:
         raise ValueError("the transformer carries a LoRA: fuse and unload it before accelerate_diffusers")
     checkpoint = read_names(state)
     with torch.device("meta"):
-        model = SanaTransformer(from_diffusers_config(transformer.config))
+        model = SanaTransformer(from_diffusers_config(transformer.config, where="the configuration of the transformer"))
     check_weights(checkpoint.weights, model.state_dict(), model.config, layout=checkpoint.layout)
     model.load_state_dict(checkpoint.weights, assign=True)
     return DiffusersTransformer(model, transformer.config).train(transformer.training)

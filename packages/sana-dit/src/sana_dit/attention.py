@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sana_dit.conditioning import CaptionMemory
 from sana_dit.config import SanaConfig
-from sana_dit.initialization import Linear
+from sana_dit.layers import Linear
 from sana_dit.ops import linear_attention, rms_norm
 
 _FLOAT16_MAX = torch.finfo(torch.float16).max

@@ -1,6 +1,7 @@
 """The folders of a caption encoder: where a text encoder and its tokenizer lie, and how they are written."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,32 @@ from sana_dit.hub_download import absence_explained
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+)
+"""Files of which a tokenizer has one or more: without any, transformers makes one that knows no words."""
 _KEY = "captions"
 _ALL_WEIGHTS = "model*.safetensors*"
 _SHARD_SIZE = "5GB"  # transformers 5 would write up to 50 GB into one file
 SAVED_WEIGHTS = (f"text_encoder/{_ALL_WEIGHTS}",)
 """Patterns of the weights that a save writes, or an earlier one wrote."""
+_METADATA = [
+    "*sana.json",
+    "*config.json",
+    "*tokenizer*",
+    "*special_tokens_map.json",
+    "*added_tokens.json",
+    *(f"*{name}" for name in VOCABULARIES),
+    "*merges.txt",
+    "*model.safetensors.index*.json",
+]
+_VARIANTS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+_WEIGHTS = re.compile(r"model(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +81,8 @@ def find_caption_files(
         )
         tokenizer = _first(
             [folder / "tokenizer", folder, folder.parent / "tokenizer"],
-            ["tokenizer_config.json", "tokenizer.json"],
-            f"no tokenizer (tokenizer/tokenizer_config.json) in {folder}",
+            VOCABULARIES,
+            f"no tokenizer ({', '.join(VOCABULARIES)}) in {folder} or its tokenizer/",
         )
         prefix = text_encoder.relative_to(root).as_posix().removeprefix(".")
         return CaptionFiles(
@@ -145,21 +167,7 @@ def save_caption_files(
             path.unlink()  # of an earlier save in other shards, which would be loaded instead
 
 
-_METADATA = [
-    "*sana.json",
-    "*config.json",
-    "*tokenizer*",
-    "*special_tokens_map.json",
-    "*added_tokens.json",
-    "*vocab.*",
-    "*merges.txt",
-    "*model.safetensors.index*.json",
-]
-_VARIANTS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
-_WEIGHTS = re.compile(r"model(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
-
-
-def _first(folders: list[Path], names: list[str], problem: str) -> Path:
+def _first(folders: list[Path], names: Sequence[str], problem: str) -> Path:
     for folder in folders:
         if any((folder / name).is_file() for name in names):
             return folder

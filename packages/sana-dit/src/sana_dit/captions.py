@@ -140,7 +140,8 @@ class CaptionEncoder:
         It gets a card if it has none, which names the licence of the weights as the Hub spells it ("gemma"). Weights of
         an earlier upload go.
 
-        Raises ValueError if weights are quantised or not finite, or private is asked of a repository that is public.
+        Raises ValueError if weights are quantised or not finite, private is asked of a repository that is public, or
+        repo or licence cannot be one; PermissionError if the Hub does not let this token write there.
         """
         check_finite(self.text_encoder.state_dict())
         card = caption_card(repo, self.text_encoder.num_parameters())

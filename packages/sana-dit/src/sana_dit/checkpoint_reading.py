@@ -20,6 +20,8 @@ CONFIG = "config.json"
 FACTS = "sana.json"
 EXTRAS = "sana.safetensors"
 WEIGHTS = "diffusion_pytorch_model"
+Fetch = Callable[[list[str]], Path]
+_VARIANTS = {torch.bfloat16: ".bf16", torch.float16: ".fp16"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,10 +102,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ValueError(f"{path} holds a {type(fields).__name__}, not an object: {_remedy(path)}")
     return fields
-
-
-Fetch = Callable[[list[str]], Path]
-_VARIANTS = {torch.bfloat16: ".bf16", torch.float16: ".fp16"}
 
 
 def fetcher(repo_or_dir: str | PathLike[str], revision: str | None) -> Fetch:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# exp(-1000 + any difference of scores) is 0 in every dtype; a masked token lies 10000 below one that counts.
+# A token whose score is biased this far below the largest has weight exp(-1000) = 0 in every dtype.
 _NEGLIGIBLE = 1000.0
 _LENGTH_STEP = 16  # so that captions of similar length share a CUDA graph
 

@@ -1,6 +1,7 @@
 """diffusers' config.json of a transformer and our configuration, one from the other."""
 
 from collections.abc import Mapping
+from os import PathLike, fspath
 from typing import Any
 
 from sana_dit.config import SanaConfig
@@ -54,12 +55,19 @@ def to_diffusers_config(config: SanaConfig, num_layers: int) -> dict[str, Any]:
     }
 
 
-def from_diffusers_config(fields: Mapping[str, Any]) -> SanaConfig:
-    """Returns the configuration that config.json describes.
+def from_diffusers_config(fields: Mapping[str, Any], *, where: str | PathLike[str] = "config.json") -> SanaConfig:
+    """Returns the configuration that config.json describes, which messages call `where`.
 
     Raises:
         ValueError: It describes another class, or options that no Sana transformer has.
     """
+    try:
+        return _config(fields)
+    except (TypeError, ValueError) as error:  # a string where a number belongs is a TypeError
+        raise ValueError(f"{fspath(where)} {error}") from error
+
+
+def _config(fields: Mapping[str, Any]) -> SanaConfig:
     if fields.get("_class_name", CLASS_NAME) != CLASS_NAME:
         raise ValueError(f"describes a {fields['_class_name']}; it must be a {CLASS_NAME}")
     known = {*_SAME, *_FIXED, "cross_attention_dim", "qk_norm"}

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from sana_dit.config import SanaConfig
-from sana_dit.initialization import Linear
+from sana_dit.layers import Linear
 from sana_dit.ops import rms_norm
 
 _FREQUENCIES = 128

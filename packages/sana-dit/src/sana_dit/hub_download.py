@@ -19,15 +19,25 @@ from tqdm import tqdm
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 CHECKED = ".sana-checked.json"
 """Beside the cache's blobs: the modification time and size at which each was last found whole."""
+_TRANSPORTS = ("requests", "httpx", "httpx2")  # what huggingface_hub is built on, from release to release
 
 
 class HubNotReachedError(FileNotFoundError):
     """The cache lacks a file, and the Hub, which may have it, could not be asked."""
 
 
+class DownloadBrokeError(ConnectionError):
+    """The connection to the Hub broke while a file came."""
+
+
 def download(repo: str, revision: str | None, patterns: list[str]) -> Path:
-    """Returns the folder of a repository in the cache, with its files of these patterns there, and whole."""
-    with absence_explained(repo, revision):
+    """Returns the folder of a repository in the cache, with its files of these patterns there, and whole.
+
+    Raises:
+        FileNotFoundError: The Hub or the cache lacks something: says what, and what to do.
+        DownloadBrokeError: The connection broke. Another call fetches what had not come whole, and that anew.
+    """
+    with absence_explained(repo, revision), _break_explained(repo):
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     mend_snapshot(repo, folder, patterns)
     return folder
@@ -40,12 +50,15 @@ def mend_snapshot(repo: str, snapshot: Path, patterns: Sequence[str] = ("*",)) -
     Where the cache holds copies and not links (Windows without developer mode) nothing is known.
 
     Raises:
-        OSError: A file is damaged and the Hub is out of reach.
+        OSError: A file is damaged and the Hub is out of reach, or the connection broke.
     """
     damaged = _damaged(snapshot, patterns)
     for name, content in damaged.items():
         try:
-            hf_hub_download(repo, name, revision=snapshot.name, force_download=True)
+            with _break_explained(f"{name} of {repo}"):
+                hf_hub_download(repo, name, revision=snapshot.name, force_download=True)
+        except DownloadBrokeError:
+            raise
         except (OSError, ValueError) as error:  # ValueError: huggingface_hub was told to stay offline
             raise OSError(
                 f"{name} of {repo} is damaged in the cache ({content}), and the Hub was not reached: load once with a "
@@ -73,11 +86,24 @@ def absence_explained(repo_or_dir: str | PathLike[str], revision: str | None) ->
         is_absent = isinstance(error, LocalEntryNotFoundError)
         if not is_absent and (Path(repo).exists() or not HUB_ID.fullmatch(repo) or _is_reached(repo)):
             raise
-        what = f"the cache lacks files of {repo}" if is_absent else str(error).rstrip(".")
+        listed = re.search(r"are missing( \(.+?\))", str(error))  # newer releases of huggingface_hub name the first
+        what = f"the cache lacks files of {repo}{listed[1] if listed else ''}" if is_absent else str(error).rstrip(".")
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} did not answer"
         raise HubNotReachedError(
             f"{what}. The Hub was not reached ({why}): load it once while online, which keeps it in the cache, or give "
             "a local folder"
+        ) from error
+
+
+@contextmanager
+def _break_explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, RuntimeError) and type(error).__module__.partition(".")[0] not in _TRANSPORTS:
+            raise  # a RuntimeError is hf_xet's
+        raise DownloadBrokeError(
+            f"the download of {what} broke off ({error}): call again; files that came whole are not fetched again"
         ) from error
 
 

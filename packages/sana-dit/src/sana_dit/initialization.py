@@ -1,69 +1,13 @@
-"""Initial weights: layers whose first values come from a generator that the caller may own.
+"""Initial weights, drawn with a generator that the caller may own.
 
-Values are drawn in float32 on the generator's device and then copied, so the same seed gives the same layer in
+Values are drawn in float32 on the generator's device and then copied, so the same seed gives the same weights in
 every dtype and on every device.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor, nn
-
-from sana_dit.cpu_linear import linear
-from sana_dit.ops import gated_depthwise
-
-
-class Linear(nn.Linear):
-    """`nn.Linear` with a zero bias and Xavier-uniform weights, or N(0, std) ones where `std` is given."""
-
-    __call__: Callable[..., Tensor]
-
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = True, std: float | None = None):
-        self.std = std
-        super().__init__(in_features, out_features, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (..., in_features) to (..., out_features)."""
-        return linear(x, self.weight, self.bias)
-
-    def reset_parameters(self, generator: Generator | None = None) -> None:
-        """Draws the weights anew."""
-        if self.std is None:
-            bound = math.sqrt(6 / (self.in_features + self.out_features))
-            fill_uniform(self.weight, bound, generator)
-        else:
-            fill_normal(self.weight, self.std, generator)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-
-class ConvLinear(Linear):
-    """A 1x1 convolution on tokens: `Linear` that starts as PyTorch starts a convolution."""
-
-    def reset_parameters(self, generator: Generator | None = None) -> None:
-        """Draws weights and bias anew, uniform within 1/sqrt(fan in)."""
-        _reset_convolution(self.weight, self.bias, generator)
-
-
-class DepthwiseConv(nn.Module):
-    """A 3x3 depthwise convolution on tokens, between the SiLU before it and the gate after it."""
-
-    __call__: Callable[..., Tensor]
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels, 1, 3, 3))
-        self.bias = nn.Parameter(torch.empty(channels))
-        self.reset_parameters()
-
-    def forward(self, u: Tensor, *, height: int, width: int) -> Tensor:
-        """Maps (B, N, 2F) on a grid of height x width tokens to (B, N, F)."""
-        return gated_depthwise(u, self.weight, self.bias, height=height, width=width)
-
-    def reset_parameters(self, generator: Generator | None = None) -> None:
-        """Draws weights and bias anew, uniform within 1/sqrt(fan in)."""
-        _reset_convolution(self.weight, self.bias, generator)
+from torch import Generator, Tensor
 
 
 def fill_uniform(parameter: Tensor, bound: float, generator: Generator | None) -> None:
@@ -76,7 +20,8 @@ def fill_normal(parameter: Tensor, std: float, generator: Generator | None) -> N
     _assign(parameter, _empty_like(parameter, generator).normal_(0, std, generator=generator))
 
 
-def _reset_convolution(weight: Tensor, bias: Tensor | None, generator: Generator | None) -> None:
+def reset_convolution(weight: Tensor, bias: Tensor | None, generator: Generator | None) -> None:
+    """Fills weight and bias uniformly within 1/sqrt(fan in), as PyTorch starts a convolution."""
     bound = 1 / math.sqrt(weight[0].numel())
     fill_uniform(weight, bound, generator)
     if bias is not None:

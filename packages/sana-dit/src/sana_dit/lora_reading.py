@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sana_dit.checkpoint_reading import fetcher, read_json, read_safetensors
 from sana_dit.low_rank import LowRank
-from sana_dit.weights import some
+from sana_dit.weights import first_few
 
 _NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # diffusers' and PEFT's
 _CONFIG = "adapter_config.json"
@@ -100,7 +100,7 @@ def _check(
         "layers of another shape": shapes,
         "layers with NaN or infinity": infinite,
     }
-    texts = [f"{len(names)} {kind} ({some(names)})" for kind, names in problems.items() if names]
+    texts = [f"{len(names)} {kind} ({first_few(names)})" for kind, names in problems.items() if names]
     if not texts and not parts:
         texts = ["it is empty"]
     if any("conv_depth" in key for key in unknown):

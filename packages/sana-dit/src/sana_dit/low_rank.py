@@ -46,6 +46,11 @@ class AdaptedLinear(nn.Linear):
         return _empty, (_kind(self),), self.__dict__
 
 
+def is_beside(module: nn.Module) -> bool:
+    """Returns whether a module has additions that are not fused into its weight."""
+    return isinstance(module, AdaptedLinear) and module.original is None
+
+
 def additions(linear: nn.Linear) -> dict[str, LowRank]:
     """Returns the additions of a layer by name, in the order in which they came."""
     if not isinstance(linear, AdaptedLinear):

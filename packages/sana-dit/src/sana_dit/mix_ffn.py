@@ -3,7 +3,7 @@
 from torch import Generator, Tensor, nn
 
 from sana_dit.config import SanaConfig
-from sana_dit.initialization import ConvLinear, DepthwiseConv
+from sana_dit.layers import ConvLinear, DepthwiseConv
 
 
 class GLUMBConv(nn.Module):

@@ -1,6 +1,7 @@
 """Loading, saving and publishing a transformer in diffusers' files, NVlabs' files, and back."""
 
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +26,7 @@ from sana_dit.checkpoint_writing import SAVED_WEIGHTS, model_card, replacing_fil
 from sana_dit.config import Compat, SanaConfig
 from sana_dit.diffusers_config import from_diffusers_config, to_diffusers_config
 from sana_dit.hub_upload import check_finite, upload
+from sana_dit.low_rank import is_beside
 from sana_dit.quantization import check_unquantized
 from sana_dit.weight_shapes import check_weights, infer_config
 from sana_dit.weights import Checkpoint, Layout, read_names, to_diffusers, to_native
@@ -102,7 +104,8 @@ class Pretrained(nn.Module):
         """Writes the transformer into a folder that diffusers loads too, or as NVlabs' model.pth.
 
         What diffusers' files have no place for, compat and the null caption, goes to sana.json and
-        sana.safetensors beside them. A new folder appears whole; in an existing one each file does.
+        sana.safetensors beside them. A new folder appears whole; in an existing one each file does. Warns of adapters
+        that are not fused into the weights, and so not saved.
 
         Raises:
             ValueError: The layout is neither "diffusers" nor "native", or the weights are quantised.
@@ -110,6 +113,12 @@ class Pretrained(nn.Module):
         if layout not in get_args(Layout):
             raise ValueError(f"layout is {layout!r}; it must be one of {get_args(Layout)}")
         check_unquantized(self)
+        if any(map(is_beside, self.modules())):
+            warnings.warn(
+                "the adapters that are loaded are not saved: call fuse_lora first, which adds them to the "
+                "weights, or unload_lora",
+                stacklevel=2,
+            )
         directory, weights = Path(directory), self.state_dict()
         with replacing_files(directory) as folder:
             if layout == "diffusers":
@@ -128,10 +137,12 @@ class Pretrained(nn.Module):
         """Publishes the transformer as owner/name on the Hub and returns the URL of the commit.
 
         It gets a card if it has none, which names the licence of the weights as the Hub spells it ("apache-2.0").
-        Weights of an earlier upload go.
+        Weights of an earlier upload go. Warns of adapters that are not fused, and so not published.
 
         Raises:
-            ValueError: Weights are quantised or not finite, or private is asked of a repository that is public.
+            ValueError: Weights are quantised or not finite, or private is asked of a repository that is public, or
+                repo or licence cannot be one.
+            PermissionError: The Hub does not let this token write there.
         """
         null = {} if self.null_caption is None else {_NULL_CAPTION: self.null_caption}
         check_finite(self.state_dict() | null)
@@ -144,8 +155,11 @@ class Pretrained(nn.Module):
 
 def _config(files: CheckpointFiles, checkpoint: Checkpoint, compat: Compat | None) -> SanaConfig:
     fields, facts = read_json(files.folder / CONFIG), read_json(files.folder / FACTS)
-    with _about(files.folder / CONFIG if fields else files.weights[0]):
-        config = from_diffusers_config(fields) if fields else infer_config(checkpoint)
+    if fields:
+        config = from_diffusers_config(fields, where=files.folder / CONFIG)
+    else:
+        with _about(files.weights[0]):
+            config = infer_config(checkpoint)
     with _about(files.folder / FACTS):
         return replace(config, compat=compat or facts.get("compat", checkpoint.layout))
 

@@ -11,7 +11,8 @@ from sana_dit.block import SanaBlock
 from sana_dit.conditioning import Conditioning, drop_padding, stack_memories
 from sana_dit.config import SanaConfig
 from sana_dit.embeddings import CaptionEmbedding, PatchEmbedding, TimeEmbedding, TimeStates
-from sana_dit.initialization import Linear, fill_normal
+from sana_dit.initialization import fill_normal
+from sana_dit.layers import Linear
 from sana_dit.ops import modulated_norm
 from sana_dit.pretrained import Pretrained
 

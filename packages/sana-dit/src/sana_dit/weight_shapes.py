@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from sana_dit.config import SANA_0_6B, SANA_1_6B, SanaConfig
-from sana_dit.weights import Checkpoint, Layout, diffusers_name, native_name, some
+from sana_dit.weights import Checkpoint, Layout, diffusers_name, first_few, native_name
 
 
 def infer_config(checkpoint: Checkpoint) -> SanaConfig:
@@ -65,7 +65,7 @@ def check_weights(
             if name in weights and weights[name].shape != expected[name].shape
         ],
     }
-    found = [f"{len(names)} {kind} ({some(names)})" for kind, names in problems.items() if names]
+    found = [f"{len(names)} {kind} ({first_few(names)})" for kind, names in problems.items() if names]
     if found:
         raise ValueError(
             f"does not fit a transformer of {config.num_layers} layers and width {config.width}, which has "

@@ -102,7 +102,7 @@ def read_names(state: Weights) -> Checkpoint:
     if "x_embedder.proj.weight" not in state:
         raise ValueError(
             "holds no Sana transformer: neither patch_embed.proj.weight (diffusers) nor x_embedder.proj.weight "
-            f"(NVlabs) is among its {len(state)} weights ({some(state)})"
+            f"(NVlabs) is among its {len(state)} weights ({first_few(state)})"
         )
     state = {name: w for name, w in state.items() if not _UNUSED.fullmatch(name)}
     null_caption, positions = state.pop(_NULL_CAPTION, None), state.pop(_POSITIONS, None)
@@ -134,7 +134,7 @@ def diffusers_name(name: str, config: SanaConfig) -> str:
     return renamed.replace("time_embed.emb.", "time_embed.") if config.guidance_embeds else renamed
 
 
-def some(names: Iterable[str]) -> str:
+def first_few(names: Iterable[str]) -> str:
     """Returns the first few of the names for a message."""
     first = list(islice(names, 4))
     return ", ".join([*first[:3], "..."] if len(first) > 3 else first)

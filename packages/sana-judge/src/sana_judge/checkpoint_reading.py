@@ -23,7 +23,7 @@ _WEIGHTS = ("model", "pytorch_model")
 
 
 def find_checkpoint(repo_or_dir: str | PathLike[str], *, revision: str | None) -> Path:
-    """Returns the folder of a checkpoint, downloading from the Hub what is read of it: no code, no optimizer.
+    """Returns the folder of a checkpoint; of a Hub repository only what is read is downloaded, no code or optimizer.
 
     Raises:
         FileNotFoundError: It is neither a folder nor a repository, or there is no config.json.
@@ -39,7 +39,7 @@ def find_checkpoint(repo_or_dir: str | PathLike[str], *, revision: str | None) -
 
 
 def read_weights(root: Path) -> dict[str, Tensor]:
-    """Returns all weights under their part's name, "llm.model.norm.weight", wherever they lay.
+    """Returns all weights with their part before their name, as in "llm.model.norm.weight".
 
     The parts have a folder each, as released; or one file, or its shards, holds all of them.
 

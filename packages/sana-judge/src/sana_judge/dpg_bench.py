@@ -65,7 +65,7 @@ def read_dpg_bench(path: str | PathLike[str]) -> dict[str, list[Question]]:
 
 
 def score_image(questions: Sequence[Question], answers: Mapping[int, bool]) -> float:
-    """The share of questions answered with yes, of which none counts that depends on one that does not.
+    """The share of questions answered yes; a yes counts only if all questions that it depends on count.
 
     Questions are gone through in their order, so a "no" reaches grandchildren that come later, as in the original.
 

@@ -11,11 +11,11 @@ from sana_judge.image_reading import ImageLike, read_image
 
 
 def pair_prompts(prompt: str | Sequence[str], images: Sequence[ImageLike]) -> list[str]:
-    """Returns one prompt per image; a single prompt is that of all.
+    """Returns one prompt per image; a single prompt is repeated for all.
 
     Raises:
         TypeError: images is a single one, or a prompt is no string.
-        ValueError: There are as many prompts as there are not images.
+        ValueError: The number of prompts differs from that of images.
     """
     if isinstance(images, Image.Image | str | PathLike):
         raise TypeError(f"images is a single {type(images).__name__}; it must be a list of images")
@@ -63,7 +63,7 @@ def finite_scores(scores: Sequence[float], places: Sequence[int]) -> list[float]
 
 
 def check_batch_size(batch_size: int) -> int:
-    """Returns it, or raises ValueError where it is below 1."""
+    """Returns batch_size; raises ValueError where it is below 1."""
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     return batch_size

@@ -34,7 +34,7 @@ class JudgeFacts:
             raise ValueError(f"licence is {self.licence!r}; it must be a name such as cc-by-nc-4.0, or none")
 
     def calibration_of(self, task: str | None) -> Calibration:
-        """Returns the calibration of a task, of prompts of any kind where it is None.
+        """Returns the calibration of a task; None takes the one for all prompts.
 
         Raises ValueError if there is none for that task.
         """

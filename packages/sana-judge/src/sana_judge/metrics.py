@@ -44,7 +44,7 @@ def torchmetrics_clip_score(
     square. A prompt's first 77 tokens count.
 
     Raises:
-        FileNotFoundError, ValueError: No or no whole CLIP model; or images and prompts do not pair.
+        FileNotFoundError, ValueError: The CLIP model is missing or incomplete, or images and prompts do not pair.
         ImportError: torchmetrics is missing.
     """
     try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Gemma2ForCausalLM, PreTrainedTokenizerBase
 
+from sana_judge.float32_logits import float32_logits
 from sana_judge.guard_policies import POLICIES, ask_about
 from sana_judge.scorers.model_loading import find_model, load_model, load_tokenizer
 from sana_judge.special_tokens import SpecialTokens, single_token
@@ -89,7 +90,7 @@ class PromptGuard:
             root = find_model(repo_or_dir, revision=revision, kinds=("gemma2",), example=CHECKPOINT)
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"the prompt guard has no weights: {error}. They are given to those who accept the Gemma terms of use "
+                f"the prompt guard has no weights: {error}. To download them, accept the Gemma terms of use "
                 f"(https://ai.google.dev/gemma/terms) at https://huggingface.co/{CHECKPOINT} and log in (hf auth login)"
             ) from error
         model = load_model(Gemma2ForCausalLM, root, dtype=dtype, device=device)
@@ -126,8 +127,7 @@ class PromptGuard:
         for row in rows:  # of unlike lengths, and there are four
             tokens = row[None].to(self.model.device)
             states.append(self.model.model(input_ids=tokens).last_hidden_state[0, -1])  # (D,)
-        head = self.model.lm_head.weight[self._answers]  # (2, D)
-        logits: Tensor = torch.stack(states).float() @ head.float().T  # (B, 2)
+        logits = float32_logits(torch.stack(states), self.model.lm_head.weight[self._answers])  # (B, 2)
         if cap := self.model.config.final_logit_softcapping:
             logits = cap * (logits / cap).tanh()
         return logits.double()

@@ -22,7 +22,7 @@ SELECT logit_yes, logit_no, log_z, says_yes, tiles FROM scores WHERE image = ? A
 """
 _WRITE = """
 INSERT OR REPLACE INTO scores
-VALUES (:image, :prompt, :judge, :logit_yes, :logit_no, :log_z, :says_yes, :tiles)
+VALUES (:image_hash, :prompt, :judge, :logit_yes, :logit_no, :log_z, :says_yes, :tiles)
 """
 # Seconds to wait while another process writes; a write takes milliseconds.
 _PATIENCE = 60.0
@@ -30,9 +30,9 @@ _PATIENCE = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreKey:
-    """image: hash of what it shows; judge: revision of the judge, with everything that changes its answers."""
+    """What a score is of, see `hash_image`, and from whom: the judge's revision and all that changes its answers."""
 
-    image: str
+    image_hash: str
     prompt: str
     judge: str
 
@@ -57,7 +57,7 @@ class ScoreCache:
         if not self.path.is_file():
             return [None] * len(keys)
         with self._open() as database:
-            rows = [database.execute(_READ, (key.image, key.prompt, key.judge)).fetchone() for key in keys]
+            rows = [database.execute(_READ, (key.image_hash, key.prompt, key.judge)).fetchone() for key in keys]
         return [row and _answer(*row) for row in rows]
 
     def keep(self, answers: Mapping[ScoreKey, Answer]) -> None:

@@ -73,6 +73,12 @@ def test_a_stopped_run_goes_on_and_ends_in_the_same_files(folder, tmp_path):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_holds_at_least_one_image(folder, batch_size):
+    with pytest.raises(ValueError, match=f"batch_size is {batch_size}; it must be at least 1"):
+        score(folder, batch_size=batch_size)
+
+
 def test_what_is_done_is_not_done_again(folder):
     before, again = score(folder), Cats()
     assert score(folder, again) == before

@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import AutoTokenizer
 
 from sana_judge import ImageReward
@@ -51,6 +52,33 @@ def test_a_missing_file_says_where_it_is(image_reward_folder, tmp_path):
         ImageReward.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="hf download THUDM/ImageReward"):
         ImageReward.from_pretrained(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def hub(image_reward_folder, monkeypatch):
+    """Gives the weights of any repository, and fails as it is told to for other files."""
+
+    def serve(failure):
+        def fetch(repo, name, *, revision):
+            if name != "ImageReward.pt":
+                raise failure
+            return str(image_reward_folder / name)
+
+        monkeypatch.setattr("sana_judge.scorers.image_reward.hf_hub_download", fetch)
+
+    return serve
+
+
+def test_a_text_encoder_that_could_not_be_fetched_is_not_taken_for_berts(hub):
+    hub(LocalEntryNotFoundError("503"))
+    with pytest.raises(FileNotFoundError, match=r"lacks files of nobody/reward\. The Hub was not reached"):
+        ImageReward.from_pretrained("nobody/reward")
+
+
+def test_a_repository_without_med_config_has_berts_text_encoder(hub):
+    hub(EntryNotFoundError("404"))
+    with pytest.raises(ValueError, match=r"are missing: text\.encoder\.layer\.1"):
+        ImageReward.from_pretrained("nobody/reward")
 
 
 def test_a_pickle_that_holds_more_than_tensors_is_refused(image_reward_folder, tmp_path):

@@ -23,7 +23,7 @@ class ImageCost:
     unit: str
 
     def of(self, images: int) -> float:
-        """What so many images take."""
+        """The cost of this many images."""
         return images * (self.draw + self.judge)
 
 

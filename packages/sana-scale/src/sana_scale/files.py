@@ -32,7 +32,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def sync_names(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
+    """Flush a folder's entries to the disk, so that a file just made or renamed survives a power cut."""
     if sys.platform == "win32":  # which cannot open folders, and keeps names itself
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -42,10 +42,17 @@ def sync_names(folder: Path) -> None:
         os.close(descriptor)
 
 
+class RunInUseError(RuntimeError):
+    """Another process drives the run; the message names it."""
+
+
 class FileLock:
     """An exclusive lock on a file for as long as this object lives; the system frees it when the process is killed.
 
-    Where the file system knows no locks it is a warning.
+    Where the file system knows no locks, a warning is logged in its place.
+
+    Raises:
+        RunInUseError: another process holds it.
     """
 
     def __init__(self, path: Path, *, purpose: str) -> None:
@@ -56,7 +63,7 @@ class FileLock:
             self._file.seek(0)
             owner = self._file.read().strip() or "another process"
             self._file.close()
-            raise RuntimeError(f"{purpose} is in use by {owner}: wait for it, or choose another one") from error
+            raise RunInUseError(f"{purpose} is in use by {owner}: wait for it, or choose another one") from error
         except OSError as error:  # such as ENOSYS and ENOLCK of network file systems
             logger.warning("%s cannot be locked (%s): make sure that nobody else drives this run", path.parent, error)
         self._file.truncate(0)
@@ -64,7 +71,7 @@ class FileLock:
         self._file.flush()
 
     def release(self) -> None:
-        """Let others have it."""
+        """Free the lock for others."""
         self._file.close()
 
     def __enter__(self) -> Self:

@@ -66,7 +66,7 @@ def survivors(images: int, keep: float) -> int:
 
 
 def race(images: int, at: Sequence[float], keep: float) -> tuple[int, float]:
-    """How many images of a batch are finished that is looked at so, and its cost, in whole images."""
+    """How many images of a batch are left after its looks, and what it costs, in whole images."""
     cost = 0.0
     for look in at:
         left = survivors(images, keep)

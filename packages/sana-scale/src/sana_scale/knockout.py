@@ -12,7 +12,7 @@ def tournament(
     """The best `keep` of `images`, best first, by single elimination.
 
     `compare(a, b)` says whether a is better than b. The winner takes len(images) - 1 comparisons; every further place
-    is played out among those who lost to nobody but the placed, about log2(len(images)) comparisons more. With a
+    is played out among those who have lost only to placed images, about log2(len(images)) comparisons more. With a
     consistent `compare` these are the true best; between equals the earlier image wins.
 
     With `released`, the rule of SANA-1.5's published script: the bracket stops when `keep` images are left, so they are
@@ -38,7 +38,7 @@ class _Bracket:
         self._lost_to: dict[int, set[int]] = {player: set() for player in range(players)}
 
     def next_place(self) -> int:
-        """Play until one of those who lost to nobody but the placed is left."""
+        """Play until one is left of those who have lost only to players that are placed already."""
         standing = [player for player, victors in self._lost_to.items() if not victors]
         while len(standing) > 1:
             odd = standing[len(standing) // 2 * 2 :]

@@ -28,7 +28,7 @@ class Leases:
         self._seen: dict[Path, tuple[int, float]] = {}
 
     def take(self, index: int) -> bool:
-        """Whether the lease is ours now."""
+        """Try to take a lease; returns whether it is ours now."""
         path = self._path(index)
         self._folder.mkdir(parents=True, exist_ok=True)
         if self._ran_out(path):

@@ -35,6 +35,9 @@ class Memory(Generic[Image]):
         """Take in the result."""
         self._outcome = dict(outcome)
 
+    def sweep(self) -> None:
+        """Nothing: `retain` has left only the images that lead."""
+
     def kept(self) -> dict[int, Image]:
         """The images that lead, by their seeds."""
         return self._images

@@ -27,7 +27,7 @@ def check_png(image: object) -> Image.Image:
 
 
 def write_png(path: Path, image: Image.Image) -> None:
-    """Write a new file and have it on the disk."""
+    """Write a new file and flush it to the disk."""
     with open(path, "xb") as file:
         image.save(file, format="PNG")
         file.flush()

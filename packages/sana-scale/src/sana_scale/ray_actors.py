@@ -17,6 +17,7 @@ from sana_scale.ranking import Podium, entering
 from sana_scale.search import Search
 from sana_scale.shared_dir import check_picklable
 from sana_scale.units import Drawn, Judged, Order
+from sana_scale.worker_processes import WorkersKilledError
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Ray:
 
         Raises:
             ImportError: Ray is not installed.
-            RuntimeError: actors were killed more often than `restarts`.
+            WorkersKilledError: actors were killed more often than `restarts`.
         """
         ray = _ray()
         with _cluster(ray):
@@ -210,7 +211,7 @@ class _Crew:
             cause = getattr(error, "cause", None)
             if isinstance(cause, Exception) and not isinstance(cause, died):  # the sampler's or the judge's own
                 raise cause from error
-            raise RuntimeError(
+            raise WorkersKilledError(
                 f"an actor is gone for good ({cause or error}): it may need more memory than there is. "
                 "The same call goes on"
             ) from error

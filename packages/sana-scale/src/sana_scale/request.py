@@ -70,7 +70,7 @@ class Request:
         return range(first, min(first + self.batch_size, self.seed + self.n))
 
     def described(self) -> dict[str, Any]:
-        """The request in what JSON knows.
+        """The request as a JSON object.
 
         Raises:
             TypeError: a stopping rule is no dataclass, so it cannot be written down.
@@ -86,7 +86,7 @@ def whole_number(name: str, value: SupportsIndex, *, least: int) -> int:
     """A whole number of any type, such as NumPy's, as an int.
 
     Raises:
-        ValueError: it is none, or below `least`.
+        ValueError: it is not a whole number, or below `least`.
     """
     if not isinstance(value, SupportsIndex) or index(value) < least:
         raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")

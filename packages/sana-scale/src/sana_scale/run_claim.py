@@ -1,4 +1,4 @@
-"""Whose run directory it is: one driver at a time, always asked for the same."""
+"""Who may use a run directory: one driver at a time, and only for the request that the directory was made for."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ def claimed(path: Path, description: dict[str, Any], *, reopen: Callable[[], Non
     Where `reopen` is given, which makes a finished run go on, n may be larger than it was.
 
     Raises:
-        RuntimeError: another process drives it.
+        RunInUseError: another process drives it.
         ValueError: it belongs to a run that was asked for something else, and the message says what differs; or it is
             a file.
     """
@@ -56,7 +56,7 @@ def read_description(path: Path) -> dict[str, Any]:
     """What a run was asked for.
 
     Raises:
-        ValueError: its run.json is none of ours.
+        ValueError: sana_scale did not write its run.json.
     """
     try:
         content = json.loads((path / RUN).read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(description: dict[str, Any]) -> str:
-    """A hash that two runs share when they were asked for the same, of whatever n: their whole batches are equal."""
+    """A hash of a request without its n: runs that share it have the same whole batches."""
     same = description | {"n": None}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -90,7 +90,7 @@ class RunDirectory:
         return outcome
 
     def finish(self, outcome: Mapping[str, Any]) -> None:
-        """Put the kept images on top, then the result, then remove the images that lost."""
+        """Copy the kept images to the top folder, then write the result."""
         ranked = [dict(candidate) for candidate in outcome["candidates"]]
         for rank, candidate in enumerate(ranked[: self.request.keep], start=1):
             seed = candidate["seed"]
@@ -100,11 +100,24 @@ class RunDirectory:
 
     def kept(self) -> "dict[int, Image]":
         """The kept images of a finished run by their seeds."""
+        return {candidate["seed"]: read_png(self.path / candidate["image"]) for candidate in self._winners()}
+
+    def sweep(self) -> None:
+        """Remove images that lost and what killed writers left; a worker that is late finds its staging folder gone."""
+        kept = {candidate["image"] for candidate in self._winners()}
+        half_written = (self.path.glob(f".{name}.*") for name in (RUN, "result.json", "best-*.png"))
+        losers = (file for file in self.path.glob("best-*.png") if file.name not in kept)
+        leases = self.path.glob("leases/*")
+        for file in chain(self._units.glob("[0-9]*/*seed-*.png*"), losers, leases, *half_written):
+            file.unlink(missing_ok=True)
+        for staging in self._units.glob(".*"):
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _winners(self) -> list[dict[str, Any]]:
         outcome = self.outcome()
         assert outcome is not None
-        ranked = outcome["candidates"][: self.request.keep]
-        self._sweep({candidate["image"] for candidate in ranked})
-        return {candidate["seed"]: read_png(self.path / candidate["image"]) for candidate in ranked}
+        winners: list[dict[str, Any]] = outcome["candidates"][: self.request.keep]
+        return winners
 
     def _folder(self, index: int) -> Path:
         return self._units / f"{index:06d}"
@@ -128,13 +141,3 @@ class RunDirectory:
             if not self._folder(index).exists():
                 raise
         sync_names(self._units)
-
-    def _sweep(self, kept: set[str]) -> None:
-        """Remove images that lost and what killed writers left; a worker that is late finds its staging folder gone."""
-        half_written = (self.path.glob(f".{name}.*") for name in (RUN, "result.json", "best-*.png"))
-        losers = (file for file in self.path.glob("best-*.png") if file.name not in kept)
-        leases = self.path.glob("leases/*")
-        for file in chain(self._units.glob("[0-9]*/*seed-*.png*"), losers, leases, *half_written):
-            file.unlink(missing_ok=True)
-        for staging in self._units.glob(".*"):
-            shutil.rmtree(staging, ignore_errors=True)

@@ -60,7 +60,8 @@ def best_of_n(
         ValueError: numbers that make no sense together; a run directory of another configuration; a sampler or a judge
             that does not give one image or one finite score each. A judge that fails is asked for that batch once
             more, with nothing else going on; its second error is raised.
-        RuntimeError: another process drives `run_dir`.
+        RuntimeError: another process drives `run_dir` (`RunInUseError`), or workers are killed time and again
+            (`WorkersKilledError`).
         OSError: the run directory cannot be written, for example because the disk is full; it stays consistent, and the
             same call resumes.
     """

@@ -36,6 +36,9 @@ class Store(Protocol[Image]):
     def finish(self, outcome: Mapping[str, Any]) -> None:
         """Keep the result."""
 
+    def sweep(self) -> None:
+        """Remove what a finished run does not need."""
+
     def kept(self) -> dict[int, Image]:
         """The kept images of a finished run by their seeds."""
 
@@ -77,7 +80,7 @@ class Search(Generic[Image]):
         return Order(index=index, prompt=self.request.prompt, seeds=seeds, at=at, keep=keep)
 
     def cost(self, index: int) -> float:
-        """What a unit takes, in whole images."""
+        """The cost of a unit, in whole images."""
         return race(len(self.request.seeds(index)), *self.tally.looks(index))[1]
 
     def draw(self, index: int) -> Drawn[Image] | Judged[Image]:
@@ -98,7 +101,7 @@ class Search(Generic[Image]):
         return self.stamped(judge_batch(self._judge, self.request.prompt, drawn))
 
     def stamped(self, judged: Judged[Image]) -> Judged[Image]:
-        """The same with the age of the run, which whoever judged it may not know."""
+        """The same unit with the seconds since the run began, which a worker that judged it may not know."""
         return replace(judged, unit=replace(judged.unit, seconds=time.monotonic() - self._started))
 
     def take_in(self, judged: Judged[Image]) -> None:
@@ -135,6 +138,7 @@ class Search(Generic[Image]):
             past_the_stop = map(self.store.recorded, range(len(self.tally.units), self.request.units))
             wasted = sum(self._waiting.values()) + sum(len(unit.seeds) for unit in past_the_stop if unit)
             self.store.finish(self.tally.summary(wasted))
+        self.store.sweep()  # of a run that was finished before, too: it may have been killed right here
         outcome, images = self.store.outcome(), self.store.kept()
         assert outcome is not None
         ranked = ((candidate["seed"], candidate["score"]) for candidate in outcome["candidates"])

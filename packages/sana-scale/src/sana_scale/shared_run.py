@@ -69,7 +69,7 @@ def many_folders(path: Path, prompts: int) -> list[Path]:
 
 
 def write_wanted(path: Path, units: Iterable[tuple[int, int]]) -> None:
-    """Have workers make these units, (place of the search, index), from the front."""
+    """Tell workers which units to make, in this order: (place of the search, index)."""
     write_json(path / WANTED, list(units))
 
 

@@ -61,7 +61,7 @@ class Tally:
                 return
 
     def end(self, reason: str) -> None:
-        """Be full now, unless it is already."""
+        """Take no more units, for the reason given, unless it is full already."""
         if not self.full:
             self.stopped = reason
 
@@ -76,7 +76,7 @@ class Tally:
         return self.pilot.used, halving.keep
 
     def summary(self, wasted: int) -> dict[str, Any]:
-        """The outcome in what JSON knows, but for the images; `wasted` were drawn in batches past the last."""
+        """The outcome as a JSON object, without images; `wasted` is how many were drawn in batches past the last."""
         ranked = sorted(zip(self.seeds, self.scores, strict=True), key=lambda pair: (-pair[1], pair[0]))
         pilot = self.pilot and {"correlations": self.pilot.correlations, "used": self.pilot.used, "at": self.pilot.at}
         return {

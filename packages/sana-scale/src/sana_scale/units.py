@@ -9,7 +9,7 @@ Image = TypeVar("Image")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """A batch that is to be drawn: seeds of a prompt, and the looks at which only the best part `keep` goes on."""
+    """A batch to draw: seeds of a prompt, and the fractions `at` of the steps after which the best `keep` go on."""
 
     index: int
     prompt: str
@@ -53,7 +53,7 @@ class Unit:
         return len(self.seeds) + sum(gone)
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary of what JSON knows."""
+        """The record as a JSON object."""
         return asdict(self)
 
     @classmethod

@@ -19,6 +19,10 @@ GRACE = 10.0
 LEFT = 128 + signal.SIGTERM
 
 
+class WorkersKilledError(RuntimeError):
+    """Workers are killed time and again; what they finished is kept, and the same call resumes."""
+
+
 class WorkerProcesses:
     """`count` processes that run `work(*arguments, wanted)`; `wanted()` turns false when this process is gone."""
 
@@ -46,7 +50,7 @@ class WorkerProcesses:
             errors.close()
 
     def mend(self) -> None:
-        """Start again who was killed; raise the error of who failed."""
+        """Restart workers that were killed; raise the error of one that failed."""
         for place, (process, errors) in enumerate(self._processes):
             if process.is_alive() or process.exitcode == 0:
                 continue
@@ -59,7 +63,7 @@ class WorkerProcesses:
                 )
             self._kills += 1
             if self._kills == PATIENCE:
-                raise RuntimeError(
+                raise WorkersKilledError(
                     f"workers were killed {PATIENCE} times without finishing a batch (exit code {process.exitcode}): "
                     "they may need more memory than there is. The same call goes on"
                 )
@@ -67,7 +71,7 @@ class WorkerProcesses:
             self._processes[place] = self._start(place)
 
     def forgive(self) -> None:
-        """Forget about kills: work is getting done."""
+        """Count kills from 0 again: a batch was finished."""
         self._kills = 0
 
     def _start(self, place: int) -> tuple[SpawnProcess, Connection]:

@@ -72,19 +72,19 @@ def summing_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def share_of(batch_size: int, parts: int) -> range:
-    """The slots of a step's batch that this process trains on, in `parts` micro-batches of equal size.
+def share_of(batch_size: int, parts: int, *, process: int, processes: int) -> range:
+    """The slots of a step's batch that one of several processes trains on, in `parts` micro-batches of equal size.
 
     Raises:
         ValueError: the batch cannot be divided so.
     """
-    if batch_size == 0 or batch_size % (world_size() * parts):
+    if batch_size == 0 or batch_size % (processes * parts):
         raise ValueError(
-            f"a batch of {batch_size} samples cannot be divided among {world_size()} processes with {parts} "
-            f"micro-batches each: make it a multiple of {world_size() * parts}"
+            f"a batch of {batch_size} samples cannot be divided among {processes} processes with {parts} "
+            f"micro-batches each: make it a multiple of {processes * parts}"
         )
-    size = batch_size // world_size()
-    return range(rank() * size, (rank() + 1) * size)
+    size = batch_size // processes
+    return range(process * size, (process + 1) * size)
 
 
 def gathered(items: list[str]) -> list[str]:

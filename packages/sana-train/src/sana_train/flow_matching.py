@@ -57,7 +57,7 @@ class FlowMatching:
     def __call__(self, model: nn.Module, batch: Batch, draws: Draws) -> Tensor:
         """The loss of one batch, a scalar in fp32."""
         latents: Tensor = batch["latents"].float()
-        sigma = self.sigmas(draws).to(latents.device)
+        sigma = self.sigmas(draws)
         noise = draws.normal(latents.shape, "noise").to(latents.device)
         batch = batch | {"caption": self._captions(batch, draws)}
         return self.velocity_errors(model, batch, noise=noise, sigma=sigma).mean()
@@ -65,18 +65,19 @@ class FlowMatching:
     def velocity_errors(self, model: nn.Module, batch: Batch, *, noise: Tensor, sigma: Tensor) -> Tensor:
         """The mean squared error of each sample's velocity (B,), at noise (B, C, h, w) and noise levels sigma (B,)."""
         latents: Tensor = batch["latents"].float()
-        noisy = torch.lerp(latents, noise, sigma.view(-1, 1, 1, 1))
-        timestep = (GRID * sigma).floor()
+        timestep = (GRID * sigma).floor().to(latents)  # in the dtype of sigma, on its device: MPS has no float64
+        noisy = torch.lerp(latents, noise, sigma.to(latents).view(-1, 1, 1, 1))
         velocity = model(noisy, timestep, batch["caption"], batch["caption_mask"])
         return F.mse_loss(velocity.float(), noise - latents, reduction="none").flatten(1).mean(1)
 
     def sigmas(self, draws: Draws) -> Tensor:
-        """The noise levels of one step: (B,) in [0, 1)."""
+        """The noise levels of one step: (B,) in [0, 1), float64 on the CPU."""
         shape = (len(draws.slots),)
         logit_normal = self.weighting == "logit_normal"
         u = draws.normal(shape, "time").sigmoid() if logit_normal else draws.uniform(shape, "time")
-        s = (GRID * u).floor().clamp_(max=GRID - 1) / GRID  # sigmoid rounds to 1 beyond 17 standard deviations
-        return self.shift * s / (1 + (self.shift - 1) * s)
+        i = (GRID * u).floor().clamp_(max=GRID - 1).double()  # sigmoid rounds to 1 beyond 17 standard deviations
+        # Divided once, in float64: a sigma that lies on a whole timestep must not be rounded below it.
+        return self.shift * i / (GRID + (self.shift - 1) * i)
 
     def _captions(self, batch: Batch, draws: Draws) -> Tensor:
         caption: Tensor = batch["caption"]

@@ -34,7 +34,7 @@ class Peers:
         self.rank = dist.get_rank() if self._group else 0
 
     def agree(self, act: Callable[[], T], decide: Callable[[list[T]], list[R]]) -> R:
-        """Run `act` in every process; from all results the first process decides one answer for each.
+        """Run `act` everywhere, gather the results on rank 0, and scatter what `decide` returns: one answer each.
 
         Raises:
             PeerError: `act` failed somewhere, or `decide` did; in all processes.

@@ -52,7 +52,7 @@ class StepInBackward:
         assert isinstance(parameter, nn.Parameter)
         assert parameter.grad is not None
         square = parameter.grad.float().square().sum()
-        if square.isfinite():
+        if square.isfinite():  # waits for the GPU: no optimizer can take a step back
             step_one(self.optimizer, self.optimizer.param_groups[self._group_of[parameter]], parameter)
             self.updated += 1
         else:

@@ -199,7 +199,8 @@ class Trainer:
 
     def train_step(self) -> StepResult:
         """Take the step at `self.step` on its batch; nothing is logged or saved."""
-        result = self._take_step(share_at(self.batches, self.step, self.config))
+        share = share_at(self.batches, self.step, self.config, process=rank(), processes=world_size())
+        result = self._take_step(share)
         self.step += 1
         return result
 

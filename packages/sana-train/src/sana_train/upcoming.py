@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sana_train.caption_padding import without_padding
 from sana_train.config import TrainConfig
-from sana_train.distributed import share_of
+from sana_train.distributed import rank, share_of, world_size
 from sana_train.objective import Batch, Batches, DividedBatches
 
 AHEAD = 4  # batches that each worker prepares in advance
@@ -68,26 +68,28 @@ class _Shares(Dataset[Share]):
         self.batches = batches
         self.steps = steps
         self.config = config
+        self.process, self.processes = rank(), world_size()  # a worker that is spawned is in no process group
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __getitem__(self, index: int) -> Share:
-        return share_at(self.batches, self.steps[index], self.config)
+        step = self.steps[index]
+        return share_at(self.batches, step, self.config, process=self.process, processes=self.processes)
 
 
-def share_at(batches: Batches, step: int, config: TrainConfig) -> Share:
-    """This process's share of one step, captions without padding unless blocks are compiled.
+def share_at(batches: Batches, step: int, config: TrainConfig, *, process: int, processes: int) -> Share:
+    """One process's share of one step, captions without padding unless blocks are compiled.
 
     Raises:
         ValueError: the batch cannot be divided among the processes and micro-batches.
     """
     if isinstance(batches, DividedBatches):
-        slots = share_of(batches.batch_size, config.accumulate)
+        slots = share_of(batches.batch_size, config.accumulate, process=process, processes=processes)
         batch, first = batches.part(step, slots), 0
     else:
         batch = batches(step)
-        slots = share_of(len(batch["key"]), config.accumulate)
+        slots = share_of(len(batch["key"]), config.accumulate, process=process, processes=processes)
         first = slots.start
     size = len(slots) // config.accumulate
     if size < len(batch["key"]):

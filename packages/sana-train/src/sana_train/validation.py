@@ -81,7 +81,7 @@ class FlowValidation:
         draws = Draws(self.seed, bin, slots)
         sigma = (bin + draws.uniform((len(slots),), "validation/time")) / self.bins
         noise = draws.normal(part["latents"].shape, "validation/noise")
-        return self.objective.velocity_errors(model, part, noise=noise.to(device), sigma=sigma.to(device))
+        return self.objective.velocity_errors(model, part, noise=noise.to(device), sigma=sigma)
 
     @property
     def _digits(self) -> int:

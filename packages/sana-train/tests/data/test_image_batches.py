@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from sana_train.data import AspectRatioBuckets, CaptionSampler, ImageBatches, TooManyBadSamplesError
+from sana_train.data import AspectRatioBuckets, CaptionSampler, ImageBatches, ImageManifest, TooManyBadSamplesError
 from sana_train.objective import DividedBatches
 
 ANY = CaptionSampler(tau=math.inf)
@@ -100,6 +100,25 @@ def test_too_many_bad_images_stop_the_run(make_batches, dataset):
         TooManyBadSamplesError, match=r"2 of 20 samples had to be skipped \(2 file missing\), and 5.00%"
     ):
         facts(batches)
+
+
+def test_a_bucket_without_a_readable_image_stops_the_run(make_batches, manifest, monkeypatch):
+    wide = [row for row in map(manifest.__getitem__, range(len(manifest))) if row.width > row.height]
+    batches = make_batches(max_skipped=0.9)
+    reads = []
+
+    def read(record):
+        reads.append(record.key)
+        return b"no image" if record.width > record.height else ImageManifest.bytes_of(manifest, record)
+
+    monkeypatch.setattr(manifest, "bytes_of", read)
+    for _ in range(2):  # whoever goes on after the error meets it again
+        with pytest.raises(
+            TooManyBadSamplesError, match=f"none of the {len(wide)} images nearest to 48x80 pixels can be"
+        ):
+            facts(batches)
+    assert sorted(sample.key for sample in batches.skipped) == sorted(row.key for row in wide)
+    assert all(reads.count(row.key) == 1 for row in wide)
 
 
 def test_captions_without_scores_are_said_before_training(make_batches):

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from sana_train.data import CLIPScorer, TransformersCaptioner, TransformersRewriter
+from sana_train.data.generation import load
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "user", "a", "red", "apple", "two", "cats", "and", "dog", "猫"]
 CHAT = (
@@ -145,6 +146,21 @@ def test_captions_are_rewritten_in_every_form(llama):
         together = rewriter(["a red apple", "two cats and a dog and a red apple"], form)
         assert together == [rewriter([text], form)[0] for text in ("a red apple", "two cats and a dog and a red apple")]
         assert not any(text.startswith("user") for text in together)
+
+
+@pytest.mark.parametrize(("asked", "loaded"), [(None, torch.float16), (torch.bfloat16, torch.bfloat16)])
+def test_weights_are_read_in_the_dtype_they_are_kept_in(llama, asked, loaded):
+    class Noting(LlamaForCausalLM):
+        @classmethod
+        def from_pretrained(cls, *arguments, **settings):
+            model = super().from_pretrained(*arguments, **settings)
+            dtypes.append(model.dtype)
+            return model
+
+    dtypes = []
+    LlamaForCausalLM.from_pretrained(llama).half().save_pretrained(llama)
+    model = load(Noting, llama, revision=None, dtype=asked, device=None)
+    assert (*dtypes, model.dtype) == (loaded, loaded)
 
 
 def test_code_of_a_repository_is_not_run(llama):

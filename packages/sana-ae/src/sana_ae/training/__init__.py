@@ -5,7 +5,13 @@ from sana_ae.training.image_folder import ImageFolder
 from sana_ae.training.inception import InceptionV3
 from sana_ae.training.lpips import LPIPS
 from sana_ae.training.metrics import FrechetDistance, as_pixels, reconstruction_metrics
-from sana_ae.training.objective import AdversarialAutoencoder, AutoencoderObjective, Judged, Perceptual, as_images
+from sana_ae.training.objective import (
+    AdversarialAutoencoder,
+    AutoencoderObjective,
+    DiscriminatorOutput,
+    Perceptual,
+    as_images,
+)
 from sana_ae.training.phases import (
     HIGH_RESOLUTION_LATENT,
     LOW_RESOLUTION_FULL,
@@ -24,10 +30,10 @@ __all__ = [
     "LPIPS",
     "AdversarialAutoencoder",
     "AutoencoderObjective",
+    "DiscriminatorOutput",
     "FrechetDistance",
     "ImageFolder",
     "InceptionV3",
-    "Judged",
     "MultiScaleSSIM",
     "PatchDiscriminator",
     "Perceptual",

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sana_ae.training.metrics import as_pixels
-from sana_ae.training.published_weights import check_published, read_published
+from sana_ae.training.network_weights import check_network, read_network
 
 SIDE = 299
 LOGITS = {"fc.weight": (1008, 2048), "fc.bias": (1008,)}  # of torchvision's network, which is another, there are 1000
@@ -56,12 +56,12 @@ class InceptionV3(nn.Module):
         with torch.device("meta"):  # no random weights, only to replace them
             model = cls()
         wanted = {name: tensor for name, tensor in model.state_dict().items() if tensor.dim()}
-        shapes = {published_name(name): tuple(tensor.shape) for name, tensor in wanted.items()}
-        given = read_published(Path(path), remedy="download pt_inception-2015-12-05-6726825d.pth from pytorch-fid")
+        shapes = {pytorch_fid_name(name): tuple(tensor.shape) for name, tensor in wanted.items()}
+        given = read_network(Path(path), remedy="download pt_inception-2015-12-05-6726825d.pth from pytorch-fid")
         given = {name: tensor for name, tensor in given.items() if not name.endswith(".num_batches_tracked")}
-        check_published(given, shapes | {name: shape for name, shape in LOGITS.items() if name in given}, Path(path))
+        check_network(given, shapes | {name: shape for name, shape in LOGITS.items() if name in given}, Path(path))
         # Copied: a file may be mapped, not read.
-        weights = {name: given[published_name(name)].to(torch.float32, copy=True) for name in wanted}
+        weights = {name: given[pytorch_fid_name(name)].to(torch.float32, copy=True) for name in wanted}
         model.load_state_dict(weights, assign=True)
         return model.eval()
 
@@ -106,7 +106,7 @@ def resize_as_tensorflow(images: Tensor, side: int) -> Tensor:
     return images
 
 
-def published_name(name: str) -> str:
+def pytorch_fid_name(name: str) -> str:
     """The name of a tensor in the file: branch3x3_2a.conv.weight is that of our branch3x3.1.a.conv.weight."""
     name = name.replace("branch_pool.1.", "branch_pool.")
     return re.sub(r"\.(\d)\.(?:([ab])\.)?", lambda found: f"_{int(found[1]) + 1}{found[2] or ''}.", name)

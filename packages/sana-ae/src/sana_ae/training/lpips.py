@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sana_ae.training.published_weights import check_published, read_published
+from sana_ae.training.network_weights import check_network, read_network
 
 # The convolutions of each of VGG16's five slices, by their number among torchvision's `features`; a slice ends with a
 # ReLU, whose output is compared, and a pooling that halves the resolution.
@@ -44,10 +44,10 @@ class LPIPS(nn.Module):
         Raises FileNotFoundError, or ValueError where a file is damaged or lacks a tensor of the right shape.
         """
         remedy = "download VGG16 from torchvision and the heads from LPIPS v0.1"
-        vgg, lines = (read_published(Path(path), remedy=remedy) for path in (vgg16, heads))
+        vgg, lines = (read_network(Path(path), remedy=remedy) for path in (vgg16, heads))
         vgg = {name: tensor for name, tensor in vgg.items() if not name.startswith("classifier.")}
-        check_published(vgg, _vgg16_shapes(), Path(vgg16))
-        check_published(lines, _head_shapes(), Path(heads))
+        check_network(vgg, _vgg16_shapes(), Path(vgg16))
+        check_network(lines, _head_shapes(), Path(heads))
         model = cls()
         for number, (numbers, convolutions) in enumerate(zip(SLICES, model.slices, strict=True)):
             for place, convolution in zip(numbers, convolutions.children(), strict=True):

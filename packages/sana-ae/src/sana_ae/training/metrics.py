@@ -67,7 +67,7 @@ def reconstruction_metrics(
 
 def psnr(mean_square: float) -> float:
     """Peak signal-to-noise ratio in dB of a mean squared error between 8-bit pixels; infinite for none."""
-    return float(10 * torch.log10(torch.tensor(255.0**2 / mean_square))) if mean_square else float("inf")
+    return 10 * math.log10(255.0**2 / mean_square) if mean_square else math.inf
 
 
 class FrechetDistance:

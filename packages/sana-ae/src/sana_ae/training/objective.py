@@ -31,16 +31,20 @@ class StepDraws(Protocol):
         """Standard normal values of `shape`, the same for a step and a purpose."""
 
 
-class Judged(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """Decoded images (B, 3, H, W), and the logits of the discriminator where there is one.
 
-    `opinion` is of the decoded images by the discriminator as a constant, `fake` of the images as constants.
+    Attributes:
+        decoded: the images.
+        generator_logits: of the decoded images by the discriminator as a constant: the generator learns from them.
+        fake_logits: of the decoded images as constants: the discriminator learns from these and the next.
+        real_logits: of the images that were encoded.
     """
 
     decoded: Tensor
-    opinion: Tensor | None = None
-    fake: Tensor | None = None
-    real: Tensor | None = None
+    generator_logits: Tensor | None = None
+    fake_logits: Tensor | None = None
+    real_logits: Tensor | None = None
 
 
 class AdversarialAutoencoder(nn.ModuleDict):
@@ -62,20 +66,20 @@ class AdversarialAutoencoder(nn.ModuleDict):
         if phase.adversarial_weight > 0:
             self["discriminator"] = discriminator or PatchDiscriminator()
 
-    def forward(self, images: Tensor, *, noise: Tensor | None = None, judged: bool = False) -> Judged:
+    def forward(self, images: Tensor, *, noise: Tensor | None = None, judged: bool = False) -> DiscriminatorOutput:
         """Decode the latents of images (B, 3, H, W), with `noise` in a diffusion model's scale, and judge them."""
         latents = self.autoencoder.encode(images)
         if noise is not None:
             latents = latents + noise.to(latents) / self.autoencoder.config.scaling_factor
         decoded = self.autoencoder.decode(latents)
         if not judged or "discriminator" not in self:
-            return Judged(decoded)
+            return DiscriminatorOutput(decoded)
         discriminator = self["discriminator"]
-        return Judged(
+        return DiscriminatorOutput(
             decoded,
-            opinion=discriminator(decoded, fixed=True),
-            fake=discriminator(decoded.detach()),
-            real=discriminator(images),
+            generator_logits=discriminator(decoded, fixed=True),
+            fake_logits=discriminator(decoded.detach()),
+            real_logits=discriminator(images),
         )
 
     def train(self, mode: bool = True) -> Self:
@@ -117,19 +121,19 @@ class AutoencoderObjective:
         """The loss of batch["images"] (B, 3, H, W), in [-1, 1] or bytes, a mean over the images."""
         images = as_images(batch["images"])
         noise = self._noise(model, images, draws) if self.phase.latent_noise > 0 else None
-        judged: Judged = model(images, noise=noise, judged=True)
-        loss = self.reconstruction(judged.decoded.float(), images)
-        if judged.opinion is None:
+        output: DiscriminatorOutput = model(images, noise=noise, judged=True)
+        loss = self.reconstruction(output.decoded.float(), images)
+        if output.generator_logits is None:
             return loss
-        assert judged.real is not None
-        assert judged.fake is not None
-        opinion = generator_loss(judged.opinion)
+        assert output.real_logits is not None
+        assert output.fake_logits is not None
+        opinion = generator_loss(output.generator_logits)
         if self.phase.adaptive:
-            opinion = opinion * adaptive_weight(loss, opinion, judged.decoded)
+            opinion = opinion * adaptive_weight(loss, opinion, output.decoded)
         opinion = opinion * self.adversarial_factor(draws.step)
         # Logits have no scale: the value of an opinion would drown the others' and look like spikes, so only its
         # gradient counts.
-        return loss + (opinion - opinion.detach()) + discriminator_loss(judged.real, judged.fake)
+        return loss + (opinion - opinion.detach()) + discriminator_loss(output.real_logits, output.fake_logits)
 
     def reconstruction(self, decoded: Tensor, images: Tensor) -> Tensor:
         """The terms that need no discriminator."""

@@ -11,8 +11,8 @@ from sana_ae.autoencoder import DCAE
 def recompute_blocks(autoencoder: DCAE) -> None:
     """Keep only what goes from block to block; a training step computes a third more.
 
-    Of the 28.8 GiB that a step of the sana autoencoder keeps per image of 1024 pixels in bf16, 6.0 stay: 4.3 between
-    blocks and 1.8 in the largest one. (With whole stages recomputed it would be 7.3.)
+    Of the 20.4 GiB that a step of the sana autoencoder keeps per image of 1024 pixels in bf16, 4.6 stay: 3.5 between
+    blocks and 1.1 in the largest one (`benchmarks/results/counts.json` of the repository).
     """
     for stages in (autoencoder.encoder.down_blocks, autoencoder.decoder.up_blocks):
         for stage in stages:

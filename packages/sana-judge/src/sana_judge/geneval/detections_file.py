@@ -25,11 +25,11 @@ def read_detections(path: str | PathLike[str]) -> dict[str, list[Detection]]:
 
 
 def read_hashed_detections(path: str | PathLike[str]) -> tuple[dict[str, list[Detection]], dict[str, str]]:
-    """Read the same, and the hashes of the images that it was found in, as far as the file has them."""
+    """Read the same, and by the same names the hashes of the images, as far as the file has them."""
     lines = parse_json_lines(Path(path), _parse_line, remedy=f"a line must be {_LINE}")
     seen = [line for line in lines if line]
     found = {filename: detections for filename, detections, _ in seen}
-    return found, {filename: image for filename, _, image in seen if image}
+    return found, {filename: image_hash for filename, _, image_hash in seen if image_hash}
 
 
 def _parse_line(record: dict[str, Any]) -> tuple[str, list[Detection], str | None] | None:

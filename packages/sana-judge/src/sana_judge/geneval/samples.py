@@ -26,10 +26,10 @@ class Sample:
         """SHA-256 of the file, so that a replaced image is noticed."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
-    def key(self, image: str, maker: str) -> str:
-        """What detections are of: the image's hash, what is asked of it, and who looked at it."""
+    def key(self, image_hash: str, detector_and_rules: str) -> str:
+        """A hash that changes when detections have to be made anew: of the image, its prompt, and who detects how."""
         asked = json.dumps(dict(self.metadata), sort_keys=True)
-        return hashlib.sha256(f"{maker}\n{asked}\n{image}".encode()).hexdigest()
+        return hashlib.sha256(f"{detector_and_rules}\n{asked}\n{image_hash}".encode()).hexdigest()
 
     def read(self) -> "Image.Image | str":
         """The image, or why it cannot be read."""

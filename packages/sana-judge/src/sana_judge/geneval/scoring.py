@@ -35,7 +35,8 @@ UNREADABLE = "unreadable image: "
 class Detector(Protocol):
     """What finds the objects of images, each RGB and upright.
 
-    Its attribute `revision` tells what it found from what other weights did; without one, only its name does.
+    An attribute `revision`, where it has one, names its weights: with other weights, images are looked at again.
+    Without one, detectors are told apart by the name of their class or function alone.
     """
 
     def __call__(self, images: Sequence["Image.Image"], /) -> Sequence[Sequence[Detection]]:
@@ -66,7 +67,7 @@ def score_directory(
 
     `out`, the folder itself unless given, gets detections.jsonl as images are done, and at the end results.jsonl (in
     the official format) and table.json. Called again, it looks only at images that are new, changed, or asked
-    something else. An image that cannot be read is wrong, and warned about.
+    something else. An image that cannot be read counts as wrong, with a warning.
 
     Args:
         directory: Folders as `read_directory` reads them.
@@ -81,20 +82,22 @@ def score_directory(
         progress: Whether to show a bar.
 
     Raises:
-        FileNotFoundError, ValueError: As `read_directory`; or a prompt asks for a colour that nobody names, or a
-            threshold is not from 0 to 1.
+        FileNotFoundError, ValueError: As `read_directory`; or a prompt asks for a colour that nobody names, a
+            threshold is not from 0 to 1, or batch_size is below 1.
     """
+    from tqdm import tqdm
+
+    from sana_judge.judge_call import check_batch_size
+
+    check_batch_size(batch_size)
     rules = {"threshold": threshold, "counting_threshold": counting_threshold, "max_overlap": max_overlap}
     check_rules(**rules)
     samples = list_samples(Path(directory), metadata)
     target = Path(out if out is not None else directory)
-    maker = f"{_revision(detector)} {_revision(colors)} {rules}"
+    detector_and_rules = f"{_revision(detector)} {_revision(colors)} {rules}"
     records = {record.get("filename"): record for record in read_journal(target / DETECTIONS)}
-
-    from tqdm import tqdm
-
     hashes = {s.name: s.hash() for s in tqdm(samples, desc="reading", delay=1, disable=not progress)}
-    keys = {s.name: s.key(hashes[s.name], maker) for s in samples}
+    keys = {s.name: s.key(hashes[s.name], detector_and_rules) for s in samples}
     pending = [s for s in samples if records.get(s.name, {}).get("key") != keys[s.name]]
     with tqdm(total=len(samples), initial=len(samples) - len(pending), unit="image", disable=not progress) as bar:
         for start in range(0, len(pending), batch_size):
@@ -120,9 +123,9 @@ def score_detections(
 ) -> Table:
     """Judge all images of a folder by detections made before, as `read_detections` gives them; needs no weights.
 
-    They may be given as the path of their file: one that `score_directory` wrote also says of which images they are.
-    Arguments, files and errors are those of `score_directory`; raises ValueError, too, where a readable image has no
-    detections or is not the one they are of, or an object that a prompt asks the colour of has none.
+    `detections` may also be the path of their file; if `score_directory` wrote it, images that have changed since are
+    noticed. Arguments, files and errors are those of `score_directory`; it also raises ValueError where a readable
+    image has no detections or has changed, or where an object has no colour and the prompt asks for one.
     """
     rules = {"threshold": threshold, "counting_threshold": counting_threshold, "max_overlap": max_overlap}
     check_rules(**rules)

@@ -10,19 +10,17 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from sana_judge.float32_logits import float32_logits
 from sana_judge.scorers.model_loading import find_model, load_model
 from sana_judge.special_tokens import SpecialTokens, single_token
 
 CHECKPOINT = "Qwen/Qwen3-VL-2B-Instruct"
 
-# Rows of the head converted to float32 at a time: 130 MB at width 2048.
-_HEAD_ROWS = 16384
-
 
 class AnsweringVLM:
     """A vision-language model with its processor, which knows its chat template and how it sees images.
 
-    Its logits are computed from float32 rows of the head: in bfloat16 those near 20 are 0.125 apart, and images tie.
+    Its logits are float32, see `float32_logits`.
     """
 
     def __init__(self, model: Any, processor: Any):
@@ -128,6 +126,5 @@ class Float32Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., V), float32."""
-        blocks = torch.split(self.weight, _HEAD_ROWS)
-        logits = torch.cat([x.float() @ rows.float().T for rows in blocks], dim=-1)
+        logits = float32_logits(x, self.weight)
         return logits if self.bias is None else logits + self.bias.float()

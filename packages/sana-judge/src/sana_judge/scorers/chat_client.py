@@ -47,8 +47,8 @@ class ChatClient:
             raise ValueError(f"{_without_user(parts)!r} is no address of a server: give one such as https://host/v1")
         if timeout <= 0 or retries < 0 or backoff < 0:
             raise ValueError(
-                f"timeout is {timeout}, retries {retries} and backoff {backoff}; timeout must be above 0 and the "
-                "others not below"
+                f"timeout is {timeout}, retries {retries} and backoff {backoff}; timeout must be above 0, "
+                "retries and backoff at least 0"
             )
         self.url = f"{base_url.rstrip('/')}/chat/completions"
         self.timeout = timeout

@@ -24,7 +24,7 @@ class RankMean:
         self.weights = [1.0] * len(judges) if weights is None else list(weights)
         if len(self.weights) != len(judges) or not all(0 < weight < math.inf for weight in self.weights):
             raise ValueError(
-                f"{len(judges)} judges with the weights {self.weights}; it takes one above 0, and finite, per judge"
+                f"{len(judges)} judges with the weights {self.weights}; give one finite weight above 0 per judge"
             )
 
     def __call__(self, prompt: str, images: Sequence[ImageLike]) -> list[float]:

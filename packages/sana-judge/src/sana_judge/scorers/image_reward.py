@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
 from sana_judge.checkpoint_reading import read_file, read_json
+from sana_judge.hub_download import absence_explained
 from sana_judge.image_reading import ImageLike
 from sana_judge.judge_call import check_batch_size, finite_scores, pair_prompts, read_batches
 from sana_judge.scorers.image_reward_network import ImageRewardNetwork, build_network
@@ -22,6 +23,7 @@ CHECKPOINT = "THUDM/ImageReward"
 TOKENIZER = "google-bert/bert-base-uncased"
 
 _WEIGHTS, _MED_CONFIG = "ImageReward.pt", "med_config.json"
+_REMEDY = f"hf download {CHECKPOINT}"
 # Of a prompt, [CLS] and [SEP] included; the rest is never seen.
 _TOKENS = 35
 
@@ -74,11 +76,14 @@ class ImageReward:
             progress: Whether to show a bar when it takes longer than a second.
 
         Raises:
-            FileNotFoundError: There is no ImageReward.pt: says where to fetch it.
+            FileNotFoundError: There is no ImageReward.pt: says where to fetch it; or the Hub was not reached.
             ValueError: It is damaged or no checkpoint of ImageReward.
         """
         path = _find(repo_or_dir, _WEIGHTS, revision)
-        network = build_network(read_file(path), read_json(_med_config(repo_or_dir, revision)), path)
+        if path is None:
+            raise FileNotFoundError(f"{repo_or_dir} has no {_WEIGHTS}: fetch it from {CHECKPOINT} ({_REMEDY})")
+        med_config = _find(repo_or_dir, _MED_CONFIG, revision)
+        network = build_network(read_file(path), read_json(med_config) if med_config else {}, path)
         pixels = OPENAI_CLIP.of(path.parent, size=network.side)
         if tokenizer is None:
             tokenizer = path.parent if (path.parent / "tokenizer_config.json").is_file() else TOKENIZER
@@ -108,23 +113,21 @@ class ImageReward:
         return rewards
 
 
-def _med_config(repo_or_dir: str | PathLike[str], revision: str | None) -> Path:
-    try:
-        return _find(repo_or_dir, _MED_CONFIG, revision)
-    except FileNotFoundError:
-        return Path(repo_or_dir) / _MED_CONFIG  # reads as empty
-
-
-def _find(repo_or_dir: str | PathLike[str], name: str, revision: str | None) -> Path:
+def _find(repo_or_dir: str | PathLike[str], name: str, revision: str | None) -> Path | None:
+    """Returns a file of a folder or of a Hub repository, None where it has none of that name."""
     folder = Path(repo_or_dir)
     if folder.is_dir():
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has no {name}: fetch it from {CHECKPOINT} (hf download {CHECKPOINT})")
-        return folder / name
+        return folder / name if (folder / name).is_file() else None
     try:
-        return Path(hf_hub_download(str(repo_or_dir), name, revision=revision))
-    except (OSError, ValueError, EntryNotFoundError, HfHubHTTPError) as error:
+        with absence_explained(repo_or_dir, revision):
+            return Path(hf_hub_download(str(repo_or_dir), name, revision=revision))
+    except FileNotFoundError as error:  # of a Hub that was not reached too, which is an EntryNotFoundError
+        error.add_note(f"the checkpoint is {CHECKPOINT}: {_REMEDY}")
+        raise
+    except EntryNotFoundError:
+        return None
+    except (OSError, ValueError, HfHubHTTPError) as error:
         raise FileNotFoundError(
             f"no {name} in {str(repo_or_dir)!r}: give a folder that has it, or a Hub repository that can be fetched, "
-            f"such as {CHECKPOINT} (hf download {CHECKPOINT})"
+            f"such as {CHECKPOINT} ({_REMEDY})"
         ) from error

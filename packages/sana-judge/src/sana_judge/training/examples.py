@@ -24,8 +24,8 @@ class Example:
         prompt: What the picture should show.
         image: Where it is.
         label: 1 for a picture that shows it, 0 for one that does not, in between where opinions differ.
-        task: The kind of prompt, such as "counting"; "" where nobody said.
-        group: Whose examples stay on one side of the split and compete with each other; the prompt where nobody said.
+        task: The kind of prompt, such as "counting"; "" if unknown.
+        group: Examples of one group stay on one side of the split and compete with each other; by default the prompt.
         negatives: Prompts that the picture certainly does not show, see `hard_negatives`.
     """
 
@@ -76,7 +76,7 @@ def read_examples(path: str | PathLike[str], *, check_images: bool = True, progr
 
 
 def split_groups(examples: Iterable[Example], share: float, *, salt: str = "") -> tuple[list[Example], list[Example]]:
-    """Those whose group stays, and those whose group is held back."""
+    """The examples to train on, and those whose group is held back for validation."""
     sides: tuple[list[Example], list[Example]] = ([], [])
     for example in examples:
         sides[is_held_back(example.group, share, salt=salt)].append(example)

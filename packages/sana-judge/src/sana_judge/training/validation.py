@@ -24,7 +24,7 @@ class JudgeValidation:
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """ "val/loss", the cross-entropy of the answers, and "val/auc"; of each picture's own prompt alone."""
+        """Returns "val/loss", the cross-entropy of the answers, and "val/auc", both without negative prompts."""
         device = next(model.parameters()).device
         answers = [self._answers(model, self.batches(step), device) for step in range(self.steps)]
         margins, labels = (torch.cat(column) for column in zip(*answers, strict=True))

@@ -69,11 +69,13 @@ class VILAJudge:
             raise ValueError(f"rule is {rule!r}; it must be one of {get_args(Rule)}")
         if cache is not None and revision is None:
             raise ValueError("a cache needs a revision, which tells the answers of one judge from another's")
+        if batch_tiles < 1:
+            raise ValueError(f"batch_tiles is {batch_tiles}; it must be at least 1")
         self.model = model
-        self.max_tiles = _cap("max_tiles", max_tiles, model.config.max_tiles)
+        self.max_tiles = _cap_tiles(max_tiles, model.config.max_tiles)
         self.rule: Rule = rule
         self.cache = cache
-        self.batch_tiles = _cap("batch_tiles", batch_tiles, batch_tiles)
+        self.batch_tiles = batch_tiles
         self.progress = progress
         self.tokenizer = tokenizer
         self.facts = facts or JudgeFacts()
@@ -169,8 +171,8 @@ class VILAJudge:
     ) -> str:
         """Publishes the judge as owner/name on the Hub and returns the URL of the commit.
 
-        It gets a card if it has none, which names the licence of the weights as the Hub spells it; None is that of the
-        weights that it was loaded from, where it is known. Weights of an earlier upload go.
+        A repository without a card gets one. `licence` is spelled as on the Hub; None takes the licence of the weights
+        that the judge was loaded from, if known. Weights of an earlier upload are removed.
 
         Raises:
             ValueError: Weights are quantized or not finite, or private is asked of a repository that is public.
@@ -238,7 +240,7 @@ class VILAJudge:
         return count_tiles(*read_image(image).size, self.model.config, max_tiles=self._most(max_tiles))
 
     def _most(self, max_tiles: int | None) -> int:
-        return self.max_tiles if max_tiles is None else _cap("max_tiles", max_tiles, self.model.config.max_tiles)
+        return self.max_tiles if max_tiles is None else _cap_tiles(max_tiles, self.model.config.max_tiles)
 
     def _batches(
         self, images: Sequence[ImageLike], waiting: Iterable[int], max_tiles: int
@@ -259,7 +261,8 @@ class VILAJudge:
         judge = f"{self._revision} {dtype} tiles={max_tiles} protocol={_PROTOCOL} {self.facts.question}"
         hashes = [hash_image(read_at(images, index)) for index in range(len(images))]
         return [
-            ScoreKey(image=image, prompt=prompt, judge=judge) for image, prompt in zip(hashes, prompts, strict=True)
+            ScoreKey(image_hash=image_hash, prompt=prompt, judge=judge)
+            for image_hash, prompt in zip(hashes, prompts, strict=True)
         ]
 
 
@@ -282,10 +285,10 @@ def load_tokenizer(root: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _cap(name: str, value: int | None, most: int) -> int:
-    if value is not None and value < 1:
-        raise ValueError(f"{name} is {value}; it must be at least 1")
-    return most if value is None else min(value, most)
+def _cap_tiles(max_tiles: int | None, most: int) -> int:
+    if max_tiles is not None and max_tiles < 1:
+        raise ValueError(f"max_tiles is {max_tiles}; it must be at least 1")
+    return most if max_tiles is None else min(max_tiles, most)
 
 
 def _weigh(answer: Answer, calibration: Calibration) -> JudgeScore:

@@ -14,11 +14,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 from transformers.cache_utils import Cache
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
+from sana_judge.float32_logits import float32_logits
 from sana_judge.vila.config import VILAConfig
 from sana_judge.vila.saving import save_model
-
-# Rows of the head converted to float32 at a time: 100 MB at width 1536.
-_HEAD_ROWS = 16384
 
 
 class VILAModel(nn.Module):
@@ -88,12 +86,8 @@ class VILAModel(nn.Module):
         return cache
 
     def logits(self, states: Tensor) -> Tensor:
-        """Returns the logits of the next word: (B, D) -> (B, V), in float32 whatever the dtype of the weights.
-
-        In float16 logits near 20 are 0.016 apart, in bfloat16 0.125: thousands of images would tie.
-        """
-        blocks = torch.split(self.llm.lm_head.weight, _HEAD_ROWS)
-        return torch.cat([states.float() @ rows.float().T for rows in blocks], dim=1)
+        """Returns the logits of the next word: (B, D) -> (B, V), in float32 whatever the dtype of the weights."""
+        return float32_logits(states, self.llm.lm_head.weight)
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Writes the weights and their configuration; the tokenizer and judge.json are `VILAJudge.save_pretrained`'s.

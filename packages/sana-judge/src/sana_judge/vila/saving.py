@@ -57,8 +57,9 @@ def save_judge(
 def save_model(directory: Path, config: VILAConfig, weights: Mapping[str, Tensor]) -> None:
     """Writes config.json and the folders llm, vision_tower and mm_projector; weights are named as in `VILAModel`.
 
-    Without config.json a folder is no checkpoint: it goes first and comes last, so half a folder is never read. The
-    vision tower is saved with the layers it runs, and the language model without its head where that is tied.
+    config.json, without which a folder is no checkpoint, is removed first and written last, so that half a folder is
+    never read. The vision tower is saved with the layers it runs, and the language model without its head where that
+    is tied.
 
     Raises:
         ValueError: Weights are quantized.

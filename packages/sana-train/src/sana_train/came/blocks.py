@@ -105,9 +105,10 @@ class Dynamic:
         codes, state = bnb.quantize_blockwise(values, blocksize=self.width)
         self.codes.copy_(codes)
         self.scale.copy_(state.absmax)
-        ends = range(self.width, values.numel(), self.width)
-        parts = values.view(-1).tensor_split(list(ends))
-        self.scale.add_(torch.stack([part.sum() for part in parts]).mul_(0.0))  # bitsandbytes passes over a NaN
+        edge = values.numel() // self.width * self.width
+        blocks = [values.view(-1)[:edge].view(-1, self.width), values.view(1, -1)[:, edge:]]
+        sums = torch.cat([block.sum(1) for block in blocks])[: len(self.scale)]  # the last block may be empty
+        self.scale.add_(sums.mul_(0.0))  # bitsandbytes passes over a NaN
 
     @property
     def row_step(self) -> int:

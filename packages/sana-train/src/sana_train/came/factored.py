@@ -91,9 +91,10 @@ class FactoredStep:
 
     def scale(self) -> list[Tensor]:
         """Find the factors of the updates U; returns the sum of the squares of each stack's, over this shard."""
-        scales = [self.settings.unbias(1, stack.age) ** 0.5 for stack in self.stacks]
+        settings, means = self.settings, [matrix.square for matrix in self.matrices]
+        scales = [settings.bias_divisor(1, stack.age) ** 0.5 for stack in self.stacks]
         sums = self.passes.square_sums(self.grads)
-        self.updates = self._follow([matrix.square for matrix in self.matrices], sums, average=1, scales=scales)
+        self.updates = self._follow(means, sums, beta=settings.betas[1], eps=settings.eps[0], scales=scales)
         return self._stacked(self.passes.update_norm(self.grads, self.updates))
 
     def clip(self, norms: list[Tensor]) -> None:
@@ -107,10 +108,12 @@ class FactoredStep:
     def move(self) -> None:
         """Find the confidence in each update, and move the weights and the momenta."""
         settings, beta1 = self.settings, self.settings.betas[0]
-        scales = [settings.unbias(2, stack.age) ** 0.5 / settings.unbias(0, stack.age) for stack in self.stacks]
+        scales = [
+            settings.bias_divisor(2, stack.age) ** 0.5 / settings.bias_divisor(0, stack.age) for stack in self.stacks
+        ]
         sums = self.passes.residual_sums(self.grads, self.updates, self.momenta, beta1=beta1)
         means = [matrix.residual for matrix in self.matrices]
-        confidences = self._follow(means, sums, average=2, scales=scales)
+        confidences = self._follow(means, sums, beta=settings.betas[2], eps=settings.eps[1], scales=scales)
         noises = [matrix.noise for matrix in self.matrices if matrix.noise is not None]  # of all, or of none
         self.passes.apply(
             [matrix.weight for matrix in self.matrices],
@@ -124,16 +127,15 @@ class FactoredStep:
             noises=noises or None,
         )
 
-    def _follow(self, means: list[Means], sums: Sums, *, average: int, scales: list[float]) -> list[Factors]:
+    def _follow(self, means: list[Means], sums: Sums, *, beta: float, eps: float, scales: list[float]) -> list[Factors]:
         """Move running means towards those of `sums`; returns scale / sqrt(rows columns^T / mean(rows))."""
-        share, eps = 1 - self.settings.betas[average], self.settings.eps[average - 1]
         rows, columns = [mean.rows for mean in means], [mean.columns for mean in means]
         widths = [self.stacks[owner].columns for owner in self.owners]
         heights = [self.stacks[owner].rows for owner in self.owners]
-        _approach(rows, [of_rows for of_rows, _ in sums], widths, eps=eps, share=share)
+        _approach(rows, [of_rows for of_rows, _ in sums], widths, eps=eps, share=1 - beta)
         column_sums = self._stacked([of_columns for _, of_columns in sums])
         totals = self.add_up(column_sums + self._stacked([row.sum() for row in rows]))
-        _approach(columns, [totals[owner] for owner in self.owners], heights, eps=eps, share=share)
+        _approach(columns, [totals[owner] for owner in self.owners], heights, eps=eps, share=1 - beta)
         row_means = torch._foreach_div(totals[len(self.stacks) :], [stack.rows for stack in self.stacks])
         numerators = torch._foreach_mul(torch._foreach_sqrt(row_means), scales)
         downward, across = torch._foreach_sqrt(rows), torch._foreach_sqrt(columns)

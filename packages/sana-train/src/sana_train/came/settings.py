@@ -49,6 +49,6 @@ class Settings:
             bias_correction=group["bias_correction"],
         )
 
-    def unbias(self, number: int, age: int) -> float:
-        """By what to divide an average with `betas[number]` in its step `age`, counted from 1."""
+    def bias_divisor(self, number: int, age: int) -> float:
+        """The bias-correction divisor of the average with `betas[number]` at step `age`, from 1."""
         return 1 - self.betas[number] ** age if self.bias_correction else 1.0

@@ -72,14 +72,14 @@ class UnfactoredStep:
             updates = [u / self.excess[owner] for owner, u in zip(owners, self._updates(pieces), strict=True)]
             momenta = [piece.momentum for piece in pieces]
             torch._foreach_lerp_(momenta, updates, 1 - settings.betas[0])
-            rates = [settings.lr / settings.unbias(0, piece.age) for piece in pieces]
+            rates = [settings.lr / settings.bias_divisor(0, piece.age) for piece in pieces]
             for piece, step in zip(pieces, torch._foreach_mul(momenta, rates), strict=True):
                 move(piece.weight, step, decay=decay, noise=piece.noise)
 
     def _updates(self, pieces: Sequence[Unfactored]) -> Sequence[Tensor]:
         """U = grad / sqrt(square) of each piece, not clipped yet."""
         roots = torch._foreach_sqrt([piece.square for piece in pieces])
-        torch._foreach_div_(roots, [self.settings.unbias(1, piece.age) ** 0.5 for piece in pieces])
+        torch._foreach_div_(roots, [self.settings.bias_divisor(1, piece.age) ** 0.5 for piece in pieces])
         return torch._foreach_div([piece.grad.float() for piece in pieces], roots)
 
 

@@ -7,8 +7,8 @@ from sana_train.data.bad_samples import (
     Skipped,
     TooManyBadSamplesError,
     check_skipped,
-    counted,
-    listing,
+    counts_by_reason,
+    list_skipped_on_error,
     write_skipped,
 )
 from sana_train.data.bucket_sampler import BucketSampler
@@ -55,10 +55,10 @@ __all__ = [
     "caption_images",
     "check_content",
     "check_skipped",
-    "counted",
+    "counts_by_reason",
     "encode_dataset",
     "index_folder",
-    "listing",
+    "list_skipped_on_error",
     "rewrite_captions",
     "score_captions",
     "source_facts",

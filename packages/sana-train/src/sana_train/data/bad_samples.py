@@ -66,7 +66,7 @@ class Skipped:
         return cls(key, str(error.reason), error.detail)
 
 
-def counted(skipped: Iterable[Skipped]) -> dict[str, int]:
+def counts_by_reason(skipped: Iterable[Skipped]) -> dict[str, int]:
     """How many samples were skipped for each reason, most frequent first."""
     return dict(Counter(sample.reason for sample in skipped).most_common())
 
@@ -86,7 +86,7 @@ def check_skipped(skipped: list[Skipped], *, total: int, fraction: float) -> Non
     """Raise TooManyBadSamplesError where more than `fraction` of `total` samples were skipped."""
     if len(skipped) <= fraction * total:
         return
-    reasons = ", ".join(f"{count} {reason}" for reason, count in counted(skipped).items())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts_by_reason(skipped).items())
     named = "; ".join(f"{sample.key} ({sample.reason}: {sample.detail})" for sample in skipped[:3])
     message = (
         f"{len(skipped)} of {total} samples had to be skipped ({reasons}), and {fraction:.2%} may be; the first: "
@@ -96,8 +96,8 @@ def check_skipped(skipped: list[Skipped], *, total: int, fraction: float) -> Non
 
 
 @contextmanager
-def listing(path: Path) -> Iterator[None]:
-    """Where too many samples are skipped, write the list of them to `path`, and have the error name it."""
+def list_skipped_on_error(path: Path) -> Iterator[None]:
+    """On TooManyBadSamplesError, write all skipped samples to `path` and name it in the error."""
     try:
         yield
     except TooManyBadSamplesError as error:

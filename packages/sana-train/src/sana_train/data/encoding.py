@@ -8,9 +8,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sana_train.data.bad_samples import Skipped, check_skipped, listing, write_skipped
+from sana_train.data.bad_samples import Skipped, check_skipped, list_skipped_on_error, write_skipped
 from sana_train.data.bucket_sampler import Size
-from sana_train.data.encoding_plan import EncodingSettings, all_scored, plan_shards
+from sana_train.data.encoding_plan import EncodingSettings, has_scores, plan_shards
 from sana_train.data.image_manifest import ImageManifest
 from sana_train.data.shard_encoding import Encoders, ShardEncoder
 from sana_train.data.shard_files import check_content, read_header
@@ -78,7 +78,7 @@ def encode_dataset(
         raise ValueError(f"part is {part[0]} of {part[1]}; it must be one of 0 to {part[1] - 1}")
     plan = plan_shards(manifest, settings)
     total = sum(len(rows) for _, rows in plan.values())
-    scored = all_scored(manifest, [row for _, rows in plan.values() for row in rows], most=settings.max_skipped)
+    scored = has_scores(manifest, [row for _, rows in plan.values() for row in rows], most=settings.max_skipped)
     work = _opened(out / "work", _fixed(manifest, encoders, settings, identity), retry=retry)
     hashes = {unit: f"{manifest.rows_sha256(rows)} {scored}" for unit, (_, rows) in plan.items()}
     _forget_stale(work, out, hashes, verify=verify, retry=retry)
@@ -87,7 +87,7 @@ def encode_dataset(
     skipped = _report(work, plan, len(manifest)).skipped
     done = sum(len(plan[unit][1]) for unit in units if work.facts(unit) is not None)
     bar = tqdm(total=sum(len(plan[unit][1]) for unit in units), initial=done, unit="image", disable=not progress)
-    with bar, listing(out / SKIPPED):
+    with bar, list_skipped_on_error(out / SKIPPED):
         check_skipped(skipped, total=total, fraction=settings.max_skipped)
         for unit in work.pending(units):
             size, rows = plan[unit]

@@ -74,8 +74,8 @@ def plan_shards(manifest: ImageManifest, settings: EncodingSettings) -> dict[str
     return plan
 
 
-def all_scored(manifest: ImageManifest, rows: Collection[int], *, most: float) -> bool:
-    """Whether captions have scores; the few of `rows` that lack them are to be skipped. An only caption needs none.
+def has_scores(manifest: ImageManifest, rows: Collection[int], *, most: float) -> bool:
+    """Whether any caption has a score; the few of `rows` that lack one are then skipped. An only caption needs none.
 
     Raises:
         ValueError: more than the fraction `most` of these rows have several captions without scores, while others

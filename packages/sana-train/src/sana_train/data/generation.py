@@ -26,15 +26,24 @@ def load(
     dtype: torch.dtype | None,
     device: torch.device | str | None,
 ) -> Any:
-    """A model of an Auto class from safetensors files, in eval mode; no code of the repository is run.
+    """A model of an Auto class from safetensors files, in eval mode; dtype None is the files'. No remote code is run.
 
     Raises:
         OSError: there is no such model, or it has no safetensors.
         ValueError: it is not of that class, or needs code of its own.
     """
-    model = kind.from_pretrained(str(repo_or_dir), revision=revision, use_safetensors=True, trust_remote_code=False)
-    module: nn.Module = model
-    return module.to(device=device, dtype=dtype).eval()
+    from transformers import PretrainedConfig
+
+    # transformers renamed torch_dtype within its version 4.
+    dtype_name = "dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype"
+    model: nn.Module = kind.from_pretrained(
+        str(repo_or_dir),
+        revision=revision,
+        use_safetensors=True,
+        trust_remote_code=False,
+        **{dtype_name: dtype or "auto"},
+    )
+    return model.to(device=device).eval()
 
 
 @torch.inference_mode()

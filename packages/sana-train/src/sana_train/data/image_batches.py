@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sana_train.data.aspect_ratio_buckets import AspectRatioBuckets
-from sana_train.data.bad_samples import BadSampleError, Reason, Skipped, check_skipped
+from sana_train.data.bad_samples import BadSampleError, Reason, Skipped, TooManyBadSamplesError, check_skipped
 from sana_train.data.bucket_sampler import BucketSampler, Size
 from sana_train.data.caption_sampler import CaptionSampler
 from sana_train.data.image_manifest import ImageManifest
@@ -57,6 +57,7 @@ class ImageBatches:
         self.captions = captions
         self.max_skipped = max_skipped
         self.skipped = list(unusable.values())
+        self._unreadable: dict[Size, set[int]] = {size: set() for size in groups}
         check_skipped(self.skipped, total=len(manifest), fraction=max_skipped)
 
     @property
@@ -74,7 +75,11 @@ class ImageBatches:
         return self.part(step, range(self.batch_size))
 
     def part(self, step: int, slots: Sequence[int]) -> Batch:
-        """Only the samples of the global batch at `slots`; no other image is read."""
+        """Only the samples of the global batch at `slots`; no other image is read.
+
+        Raises:
+            TooManyBadSamplesError: more images cannot be read than may be skipped, or a whole bucket.
+        """
         rows = self.sampler.batch(step).tolist()
         read = [self._readable(rows[slot], step, slot) for slot in slots]
         batch: Batch = {
@@ -86,19 +91,26 @@ class ImageBatches:
         return batch
 
     def _readable(self, row: int, step: int, slot: int) -> tuple[ImageRecord, Tensor]:
+        wanted = self.manifest[row]
+        size = self.buckets.nearest(wanted.height, wanted.width)
+        group, unreadable = self.sampler.groups[size], self._unreadable[size]
         attempt = 0
-        while True:
-            record = self.manifest[row]
-            size = self.buckets.nearest(record.height, record.width)
-            try:
-                return record, fitted(read_image(self.manifest.bytes_of(record)), *size)
-            except BadSampleError as error:
-                if all(sample.key != record.key for sample in self.skipped):
+        while len(unreadable) < len(group):
+            if row not in unreadable:
+                record = self.manifest[row]
+                try:
+                    return record, fitted(read_image(self.manifest.bytes_of(record)), *size)
+                except BadSampleError as error:
+                    unreadable.add(row)
                     self.skipped.append(Skipped.of(record.key, error))
-                check_skipped(self.skipped, total=len(self.manifest), fraction=self.max_skipped)
-            group = self.sampler.groups[size]
+                    check_skipped(self.skipped, total=len(self.manifest), fraction=self.max_skipped)
             row = int(group[Draws(self.sampler.seed, step, ()).key(f"instead/{slot}/{attempt}") % len(group)])
             attempt += 1
+        raise TooManyBadSamplesError(
+            f"none of the {len(group)} images nearest to {size[0]}x{size[1]} pixels can be read, such as "
+            f"{wanted.key}: mend them, or leave them out and index the folder again",
+            self.skipped,
+        )
 
     def _caption(self, record: ImageRecord, epoch: int) -> str:
         assert self.captions is not None

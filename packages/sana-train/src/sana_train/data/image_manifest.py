@@ -78,7 +78,7 @@ class ImageManifest:
 
     def with_records(self, records: Iterable[ImageRecord]) -> Self:
         """The same archives with other rows, such as with more captions."""
-        columns = {name: [] for name in NAMES}  # type: dict[str, list[Any]]
+        columns: dict[str, list[Any]] = {name: [] for name in NAMES}
         for record in records:
             for name, column in columns.items():
                 column.append(getattr(record, name))

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sana_train.data.bad_samples import BadSampleError, Reason, Skipped, counted
+from sana_train.data.bad_samples import BadSampleError, Reason, Skipped, counts_by_reason
 from sana_train.data.image_manifest import ImageManifest, is_below
 from sana_train.data.image_reading import MAX_BYTES, SUFFIXES, image_size
 from sana_train.data.image_records import ImageRecord
@@ -49,7 +49,7 @@ def index_folder(folder: str | Path, *, progress: bool = True) -> tuple[ImageMan
             except BadSampleError as error:
                 skipped.append(Skipped.of(key, error))
     if not records:
-        reasons = "".join(f", {count} {reason}" for reason, count in counted(skipped).items())
+        reasons = "".join(f", {count} {reason}" for reason, count in counts_by_reason(skipped).items())
         raise ValueError(
             f"{folder} holds no image that can be used ({len(skipped)} were skipped{reasons}): give a folder with "
             f".tar, {', '.join(SUFFIXES)}"

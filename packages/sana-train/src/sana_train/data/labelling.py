@@ -4,7 +4,7 @@ Each pass goes over a manifest in units that any number of processes share and a
 a new manifest.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from sana_train.data.bad_samples import BadSampleError, Reason, Skipped, check_skipped
+from sana_train.data.batched import batched
 from sana_train.data.image_manifest import ImageManifest
 from sana_train.data.image_reading import read_image
 from sana_train.data.image_records import ImageRecord
@@ -50,7 +51,7 @@ def caption_images(
     source = str(captioner.identity["model"])
 
     def write(rows: Sequence[int], note: "_Note") -> None:
-        for batch in _batches(note.readable(rows), batch_size):
+        for batch in batched(note.readable(rows), batch_size):
             texts = captioner([image for _, image in batch])
             for (row, _), text in zip(batch, texts, strict=True):
                 note.text(row, text)
@@ -79,7 +80,7 @@ def score_captions(
 
     def write(rows: Sequence[int], note: "_Note") -> None:
         note.results |= {str(row): [None] * len(manifest[row].captions) for row in rows}
-        for batch in _batches(note.readable(rows), batch_size):
+        for batch in batched(note.readable(rows), batch_size):
             captions = [manifest[row].captions for row, _ in batch]
             scores = scorer([image for _, image in batch], captions)
             for (row, _), values in zip(batch, scores, strict=True):
@@ -113,7 +114,7 @@ def rewrite_captions(
     source = str(rewriter.identity["model"])
 
     def write(rows: Sequence[int], note: "_Note") -> None:
-        for batch in _batches(rows, batch_size):
+        for batch in batched(rows, batch_size):
             texts = [manifest[row].captions[_best(manifest[row])] for row in batch]
             for form in forms:
                 for row, text in zip(batch, rewriter(texts, form), strict=True):
@@ -224,14 +225,3 @@ def _best(record: ImageRecord) -> int:
     """The caption that fits best; without scores the first one."""
     scores = [float("-inf") if score is None else score for score in record.scores]
     return scores.index(max(scores))
-
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sana_train.data.bad_samples import BadSampleError, Reason, Skipped
+from sana_train.data.batched import batched
 from sana_train.data.bucket_sampler import Size
 from sana_train.data.encoding_plan import EncodingSettings
 from sana_train.data.image_manifest import ImageManifest
@@ -28,7 +29,7 @@ class Encoders:
         captions: B texts -> states (B, L, Dc) and their mask (B, L).
         channels: of the latents.
         f: pixels per latent cell.
-        scaling_factor: what the model's latents are times these.
+        scaling_factor: what these latents are multiplied by for the model.
     """
 
     images: Callable[[Tensor], Tensor]
@@ -54,7 +55,7 @@ class ShardEncoder:
         """Write a shard, unless all of its images are bad; its facts, and what was skipped."""
         skipped: list[Skipped] = []
         records, latents = [], []
-        for batch in _batches(self._images(rows, size, skipped), self.settings.batch_size):
+        for batch in batched(self._images(rows, size, skipped), self.settings.batch_size):
             encoded = self.encoders.images(torch.stack([image for _, image in batch])).cpu()
             for (record, _), latent in zip(batch, encoded, strict=True):
                 try:
@@ -116,7 +117,7 @@ class ShardEncoder:
         return latent
 
     def _captions(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        parts = [self.encoders.captions(batch) for batch in _batches(texts, self.settings.batch_size)]
+        parts = [self.encoders.captions(batch) for batch in batched(texts, self.settings.batch_size)]
         states, masks = zip(*parts, strict=True)
         return torch.cat([part.cpu() for part in states]), torch.cat([part.cpu().bool() for part in masks])
 
@@ -127,14 +128,3 @@ def _best_captions(record: ImageRecord, count: int | None) -> tuple[list[str], l
     usable = [index for index, caption in enumerate(record.captions) if caption.strip()]
     best = sorted(sorted(usable, key=lambda index: -scores[index])[:count])
     return [record.captions[index] for index in best], [scores[index] for index in best]
-
-
-def _batches(items: Any, size: int) -> Iterator[list[Any]]:
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -60,7 +60,7 @@ def write_shard(
         caption: states of the text encoder (M, L, Dc); M is N unless `captions_of` is given.
         caption_mask: 1 or True where a token counts (M, L).
         keys: one name per sample, which the log gives when a sample makes trouble.
-        scaling_factor: what the trained model's latents are times these.
+        scaling_factor: what these latents are multiplied by for the model.
         captions_of: how many of the M captions, in order, are of each sample; None is one each.
         caption_scores: a CLIP score for each caption, or None where they have none.
 

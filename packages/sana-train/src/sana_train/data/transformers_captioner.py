@@ -47,7 +47,7 @@ class TransformersCaptioner:
         Args:
             repo_or_dir: such as "Qwen/Qwen2.5-VL-3B-Instruct" or "Salesforce/blip-image-captioning-base".
             revision: branch, tag or commit on the Hub.
-            dtype: of the weights; None keeps what transformers loads them in.
+            dtype: of the weights; None keeps that of the files.
             device: where to run.
             prompt: what to ask; None asks models that chat for a detailed description, and others nothing.
             max_new_tokens: longest caption.

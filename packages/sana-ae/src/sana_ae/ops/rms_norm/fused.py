@@ -94,7 +94,7 @@ def backward_launch(
     act: str | None,
     eps: float,
 ) -> Launch:
-    """For the same, and partial sums (ceil(tiles / steps), 2, C) in float32."""
+    """Launch configuration for the same arguments plus partial sums (ceil(tiles / steps), 2, C) in float32."""
     arguments: dict[str, Any] = {"grad": grad, "x": x, "weight": weight, "bias": bias, "x_grad": x_grad}
     arguments |= {"partials": partials, "steps": steps, "eps": eps}
     return Launch(kernels.backward, (len(partials),), arguments | _sizes(x), {"ACT": act} | _constants(x))

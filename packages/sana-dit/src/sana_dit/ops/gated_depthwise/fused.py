@@ -80,7 +80,7 @@ def forward_launch(u: Tensor, weight: Tensor, bias: Tensor, out: Tensor, *, heig
 def gate_launch(
     grad: Tensor, u: Tensor, weight: Tensor, bias: Tensor, convolved_grad: Tensor, *, height: int, width: int
 ) -> Launch:
-    """For the same, and a gradient of the convolution's output like u."""
+    """Launch configuration for the same arguments plus a gradient of the convolution's output like u."""
     arguments: dict[str, Any] = {"grad": grad, "u": u, "weight": weight, "bias": bias, "convolved_grad": convolved_grad}
     arguments |= {"height": height, "width": width, "features": grad.shape[2]}
     return Launch(kernels.backward_of_gate, _grid(grad, height, width, _ROWS), arguments, _TILE | {"ROWS": _ROWS})
@@ -89,7 +89,7 @@ def gate_launch(
 def convolution_launch(
     convolved_grad: Tensor, u: Tensor, weight: Tensor, u_grad: Tensor, partials: Tensor, *, height: int, width: int
 ) -> Launch:
-    """For the same, and partial sums (B * strips, 10, 2F) in float32."""
+    """Launch configuration for the same arguments plus partial sums (B * strips, 10, 2F) in float32."""
     arguments: dict[str, Any] = {
         "convolved_grad": convolved_grad,
         "u": u,

@@ -72,7 +72,7 @@ def forward_launch(x: Tensor, y: Tensor, gate: Tensor, out: Tensor) -> Launch:
 
 
 def backward_launch(grad: Tensor, y: Tensor, gate: Tensor, y_grad: Tensor, partials: Tensor, *, steps: int) -> Launch:
-    """For the same, and partial sums (B, ceil(N / (32 * steps)), D) in float32."""
+    """Launch configuration for the same arguments plus partial sums (B, ceil(N / (32 * steps)), D) in float32."""
     arguments: dict[str, Any] = {
         "grad": grad,
         "y": y,

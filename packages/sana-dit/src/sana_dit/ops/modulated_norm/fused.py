@@ -84,7 +84,7 @@ def forward_launch(x: Tensor, shift: Tensor, scale: Tensor, out: Tensor, *, eps:
 def backward_launch(
     grad: Tensor, x: Tensor, scale: Tensor, x_grad: Tensor, partials: Tensor, *, eps: float, rows: int, tiles: Tiles
 ) -> Launch:
-    """For the same, and partial sums (2, B, ceil(N / rows), D) in float32."""
+    """Launch configuration for the same arguments plus partial sums (2, B, ceil(N / rows), D) in float32."""
     arguments: dict[str, Any] = {"grad": grad, "x": x, "scale": scale, "x_grad": x_grad, "partials": partials}
     arguments |= {"tokens": x.shape[1], "width": x.shape[2], "scale_stride": scale.stride(0), "eps": eps}
     return Launch(kernels.backward, _grid(x, rows), arguments, _constants(x, rows, tiles))

@@ -76,7 +76,7 @@ def forward_launch(x: Tensor, weight: Tensor, out: Tensor, *, eps: float, tiles:
 def backward_launch(
     grad: Tensor, x: Tensor, weight: Tensor, x_grad: Tensor, partials: Tensor, *, eps: float, rows: int, tiles: Tiles
 ) -> Launch:
-    """For the same, and partial sums (ceil(number of rows / rows), D) in float32."""
+    """Launch configuration for the same arguments plus partial sums (ceil(number of rows / rows), D) in float32."""
     arguments: dict[str, Any] = {
         "grad": grad,
         "x": x,

@@ -1,34 +1,9 @@
-"""What a pipeline needs of each stage: a device that is there, finite numbers, a picture."""
+"""What a pipeline's models gave, if it is finite and a picture: otherwise an error says which of them failed."""
 
 import torch
 from torch import Tensor, nn
 
-from sana.cpu_precision import fastest_dtype
 from sana_dit import Captions
-
-
-def usable_device(device: torch.device | str | None) -> torch.device:
-    """The device to run on, None being the first GPU or else the CPU; ValueError where there is no such one."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device {str(device)!r} cannot be used here ({reason}): leave it out, or use 'cpu'"
-        ) from error
-    return torch.device(device)
-
-
-def running_dtype(published: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype to run a checkpoint in: the half precision it was published in, where that is a gain.
-
-    On a GPU it is, and bf16 for checkpoints in fp32. On a CPU bf16 may be: see `fastest_dtype`.
-    """
-    if device.type == "cpu":
-        return torch.float32 if published == torch.float32 else fastest_dtype()
-    return torch.bfloat16 if published == torch.float32 else published
 
 
 def checked_captions(captions: Captions) -> Captions:

@@ -9,7 +9,7 @@ from torch import Tensor
 from sana_ae.checkpoint_reading import CheckpointFiles, read_weights
 
 
-def read_published(path: Path, *, remedy: str) -> dict[str, Tensor]:
+def read_network(path: Path, *, remedy: str) -> dict[str, Tensor]:
     """All tensors of a file: .safetensors, or any other with weights_only=True.
 
     Raises FileNotFoundError, which ends in `remedy`, and ValueError where the file is damaged or holds other things.
@@ -19,7 +19,7 @@ def read_published(path: Path, *, remedy: str) -> dict[str, Tensor]:
     return read_weights(CheckpointFiles(weights=(path,), folder=path.parent), torch.device("cpu"))
 
 
-def check_published(given: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+def check_network(given: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
     """Raise ValueError where tensors are missing, unknown, of another shape than in `shapes`, or not finite."""
     wrong = [
         f"{name} {tuple(given[name].shape) if name in given else 'missing'} instead of {shape}"

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sana_dit.initialization import ConvLinear, DepthwiseConv, Linear
+from sana_dit.layers import ConvLinear, DepthwiseConv, Linear
 
 # The standard deviation of n = 64 * 256 draws is off by 1/sqrt(2n) = 0.55 %; five of those.
 SPREAD = 0.028
