@@ -85,6 +85,8 @@ def test_a_run_directory_knows_weights_and_dtype(small_folder, tmp_path):
     claim_run(tmp_path / "run", drawing, "clip:nobody/nothing")
     with pytest.raises(ValueError, match="dtype was None and is now 'bfloat16'"):
         claim_run(tmp_path / "run", replace(drawing, dtype=torch.bfloat16), "clip:nobody/nothing")
+    with pytest.raises(ValueError, match="revision was None and is now 'v1'"):
+        claim_run(tmp_path / "run", replace(drawing, revision="v1"), "clip:nobody/nothing")
     weights = next(model.rglob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     with pytest.raises(ValueError, match="model_contents was"):

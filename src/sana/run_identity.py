@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from sana.catalog import EMBEDDED, locate
 from sana.judges import EMBEDDED_JUDGE
@@ -11,7 +12,8 @@ from sana.sampler import Drawing
 from sana_scale.files import FileLock, write_json
 
 MADE_BY = "made-by.json"
-BEFORE = {"kernels": "reference", "loras": []}  # what runs used that were begun before these were recorded
+# What runs used that were begun before these were recorded.
+BEFORE: dict[str, Any] = {"kernels": "reference", "loras": [], "revision": None}
 # Of a checkpoint: weights, configurations and calibrations, tokenizers and chat templates. Not its README.
 CONTENTS = (".safetensors", ".bin", ".pth", ".json", ".txt", ".jinja", ".model")
 
@@ -25,12 +27,15 @@ def claim_run(run_dir: Path, drawing: Drawing, judge: str) -> None:
         ValueError: it was another model, other settings or another judge; or `run_dir` is a file.
         RunInUseError: another process drives it.
     """
-    here = {"judge": judge, "model": drawing.model, **drawing.options}
+    here = {"judge": judge, "model": drawing.model, "revision": drawing.revision, **drawing.options}
     here |= {"dtype": drawing.dtype and str(drawing.dtype).removeprefix("torch."), "quantize": drawing.quantize}
     here |= {"kernels": kernels_in_force(drawing.kernels)}
     here |= {"loras": [[source, scale, _contents(source)] for source, scale in drawing.loras]}
     judge_folder = str(EMBEDDED_JUDGE) if judge == EMBEDDED else judge
-    here |= {"model_contents": _contents(str(locate(drawing.model)[0])), "judge_contents": _contents(judge_folder)}
+    here |= {
+        "model_contents": _contents(str(locate(drawing.model)[0])),
+        "judge_contents": _contents(judge_folder),
+    }
     if run_dir.exists() and not run_dir.is_dir():
         raise ValueError(f"--run-dir {run_dir} is a file: give a folder, or the name of a new one")
     run_dir.mkdir(parents=True, exist_ok=True)

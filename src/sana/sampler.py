@@ -20,6 +20,7 @@ class Drawing:
     """
 
     model: str
+    revision: str | None = None
     steps: int | None = None
     guidance_scale: float | None = None
     negative_prompt: str = ""
@@ -28,6 +29,7 @@ class Drawing:
     device: str | None = None
     dtype: torch.dtype | None = None
     offload: bool = False
+    tile: int | None = None
     quantize: Quantization | None = None
     kernels: Kernels | None = None
     loras: tuple[tuple[str, float], ...] = ()
@@ -63,16 +65,23 @@ class PipelineSampler:
         return self._pipeline.previewing(prompt, seeds, at=at, keep=keep, batch_size=batch_size, **self._options)
 
 
-def load_sampler(drawing: Drawing) -> PipelineSampler:
-    """The sampler that a drawing describes."""
+def load_pipeline(drawing: Drawing) -> SanaPipeline:
+    """The pipeline that a drawing describes, with its adapters."""
     pipeline = SanaPipeline.from_pretrained(
         drawing.model,
+        revision=drawing.revision,
         device=drawing.device,
         dtype=drawing.dtype,
         quantize=drawing.quantize,
         offload=drawing.offload,
+        tile=drawing.tile,
         kernels=drawing.kernels,
     )
     for source, scale in drawing.loras:
         pipeline.load_lora(source, scale=scale)
-    return PipelineSampler(pipeline, drawing)
+    return pipeline
+
+
+def load_sampler(drawing: Drawing) -> PipelineSampler:
+    """The sampler that a drawing describes."""
+    return PipelineSampler(load_pipeline(drawing), drawing)

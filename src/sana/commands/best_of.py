@@ -19,8 +19,10 @@ from sana.commands.drawing_options import (
     OffloadOption,
     ProgressOption,
     QuantizeOption,
+    RevisionOption,
     SizeOption,
     StepsOption,
+    TileOption,
     parsed_dtype,
     parsed_lora,
     parsed_size,
@@ -67,6 +69,7 @@ def best_of(
     ] = "local",
     workers: Annotated[int, typer.Option(min=1, help="Of shared-dir and ray.")] = 1,
     model: ModelOption = "embedded",
+    revision: RevisionOption = None,
     lora: LoraOption = None,
     size: SizeOption = None,
     steps: StepsOption = None,
@@ -78,6 +81,7 @@ def best_of(
     quantize: QuantizeOption = None,
     kernels: KernelsOption = None,
     offload: OffloadOption = False,
+    tile: TileOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, a record per prompt.")] = False,
     progress: ProgressOption = True,
 ) -> None:
@@ -101,6 +105,7 @@ def best_of(
             raise ValueError("--curve is for whole runs: leave --stop, --prune and --budget out")
         drawing = Drawing(
             model=model,
+            revision=revision,
             steps=steps,
             guidance_scale=cfg,
             negative_prompt=negative,
@@ -109,6 +114,7 @@ def best_of(
             device=device,
             dtype=dtype and parsed_dtype(dtype),
             offload=offload,
+            tile=tile,
             quantize=quantize,
             kernels=kernels,
             loras=tuple(map(parsed_lora, lora or ())),
@@ -117,7 +123,7 @@ def best_of(
         options = {"n": number, "keep": kept, "seed": seed, "batch_size": batch_size, "stop": rules, "prune": halving}
         check_request(texts, options, budget)
         warn_of_kernels(kernels, device)
-        check_size(model, width, height)
+        check_size(model, width, height, revision=revision)
         with _work(drawing, judge, executor, workers, run_dir) as where, _bar(number, texts, progress) as show:
             results = _run(texts, options | where | {"on_progress": show}, budget)
         _report(texts, results, out, drawing=drawing, judge=judge, curve=curve, as_json=as_json)

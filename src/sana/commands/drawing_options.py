@@ -40,6 +40,9 @@ DtypeOption = Annotated[DtypeName | None, typer.Option(help="Of the transformer;
 QuantizeOption = Annotated[QuantizationName | None, typer.Option(help="Weights in 8 or 4 bits.")]
 KernelsOption = Annotated[KernelsName | None, typer.Option(help="PyTorch, or fused: Triton on a GPU.")]
 OffloadOption = Annotated[bool, typer.Option(help="Keep the caption encoder in CPU memory while drawing.")]
+TileOption = Annotated[
+    int | None, typer.Option(help="Pixels per side decoded at once, such as 1024: far less memory at 2K and 4K.")
+]
 ProgressOption = Annotated[bool, typer.Option(help="Show a progress bar.")]
 
 

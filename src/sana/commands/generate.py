@@ -1,7 +1,7 @@
 """sana generate: pictures from prompts, saved with the settings that made them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -23,6 +23,7 @@ from sana.commands.drawing_options import (
     RevisionOption,
     SizeOption,
     StepsOption,
+    TileOption,
     parsed_dtype,
     parsed_lora,
     parsed_size,
@@ -34,6 +35,9 @@ from sana.prompt_check import GUARD_MODEL, check_prompts
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from sana.pipeline import SanaPipeline
+    from sana.sampler import Drawing
 
 Job = tuple[str, int]
 """A prompt and a seed."""
@@ -62,9 +66,7 @@ def generate(
     negative: NegativeOption = "",
     out: Annotated[Path, typer.Option(help="A .png for one picture, else a folder.")] = Path("."),
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at once; fewer take less memory.")] = 8,
-    tile: Annotated[
-        int | None, typer.Option(help="Pixels per side decoded at once, such as 1024: far less memory at 2K and 4K.")
-    ] = None,
+    tile: TileOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
@@ -92,14 +94,27 @@ def generate(
         jobs = list(product(texts, chosen))
         paths = [] if geneval else _paths(out, jobs)
         width, height = parsed_size(size)
-        loras = [parsed_lora(text) for text in lora or []]
         from transformers.utils import logging
 
         from sana.commands.drawing_checks import check_size, warn_of_kernels
-        from sana.geneval_drawing import draw_geneval
-        from sana.kernels import kernels_in_force
-        from sana.pipeline import SanaPipeline
+        from sana.sampler import Drawing, load_pipeline
 
+        drawing = Drawing(
+            model=model,
+            revision=revision,
+            steps=steps,
+            guidance_scale=cfg,
+            negative_prompt=negative,
+            height=height,
+            width=width,
+            device=device,
+            dtype=dtype and parsed_dtype(dtype),
+            offload=offload,
+            tile=tile,
+            quantize=quantize,
+            kernels=kernels,
+            loras=tuple(map(parsed_lora, lora or ())),
+        )
         warn_of_kernels(kernels, device)
         check_size(model, width, height, revision=revision)
         if not progress:
@@ -107,67 +122,28 @@ def generate(
         if guard:
             threshold = 0.5 if guard_threshold is None else guard_threshold
             check_prompts(texts, model=guard_model or GUARD_MODEL, threshold=threshold, device=device)
-        pipeline = SanaPipeline.from_pretrained(
-            model,
-            revision=revision,
-            device=device,
-            dtype=dtype and parsed_dtype(dtype),
-            quantize=quantize,
-            offload=offload,
-            tile=tile,
-            kernels=kernels,
-        )
-        for source, scale in loras:
-            pipeline.load_lora(source, scale=scale)
-        steps, cfg = pipeline.settings(steps, cfg)
-        settings: dict[str, Any] = {
-            "model": model,
-            **({"revision": revision} if revision else {}),
-            **({"loras": dict(loras)} if loras else {}),
-            "sampler": "sCM" if pipeline.is_sprint else "Flow-DPM-Solver",
-            "steps": steps,
-            "guidance_scale": cfg,
-            "negative_prompt": negative,
-        }
-        draw = partial(
-            pipeline,
-            height=height,
-            width=width,
-            steps=steps,
-            guidance_scale=cfg,
-            negative_prompt=negative,
-            batch_size=batch_size,
-        )
+        pipeline = load_pipeline(drawing)
         if geneval:
-            height, width = pipeline.sizes(height, width)[1]
-            settings |= {"height": height, "width": width, "dtype": dtype, "quantize": quantize}
-            settings |= {"kernels": kernels_in_force(pipeline.kernels)}
-            draw_geneval(
-                partial(draw, progress=False),
-                metadata,
-                out,
-                seeds=chosen,
-                settings=settings,
-                batch_size=batch_size,
-                progress=progress,
-            )
+            settings = _draw_geneval(pipeline, drawing, metadata, out, chosen, batch_size, progress=progress)
             print(json.dumps({"path": str(out), "seeds": chosen} | settings, indent=2) if as_json else out)
         else:
-            records = _draw_prompts(draw, jobs, paths, settings, progress=progress)
+            records = _draw_prompts(pipeline, drawing, jobs, paths, batch_size, progress=progress)
             print(json.dumps(records, indent=2, ensure_ascii=False) if as_json else "\n".join(map(str, paths)))
 
 
 def _draw_prompts(
-    draw: Callable[..., object],
+    pipeline: "SanaPipeline",
+    drawing: "Drawing",
     jobs: Sequence[Job],
     paths: Sequence[Path],
-    settings: dict[str, Any],
+    batch_size: int,
     *,
     progress: bool,
 ) -> list[dict[str, Any]]:
     """Save each picture as soon as it is drawn, with what made it inside; returns those records with their paths."""
     from sana.png import save_png
 
+    settings = _settings(pipeline, drawing)
     records: list[dict[str, Any]] = []
 
     def save(number: int, picture: "Image.Image") -> None:
@@ -177,8 +153,46 @@ def _draw_prompts(
         save_png(picture, paths[number], record)
         records.append({"path": str(paths[number])} | record)
 
-    draw([prompt for prompt, _ in jobs], [seed for _, seed in jobs], on_image=save, progress=progress)
+    prompts, seeds = [prompt for prompt, _ in jobs], [seed for _, seed in jobs]
+    pipeline(prompts, seeds, batch_size=batch_size, on_image=save, progress=progress, **drawing.options)
     return records
+
+
+def _draw_geneval(
+    pipeline: "SanaPipeline",
+    drawing: "Drawing",
+    metadata: Sequence[Any],
+    out: Path,
+    seeds: Sequence[int],
+    batch_size: int,
+    *,
+    progress: bool,
+) -> dict[str, Any]:
+    """Draw GenEval's prompts into its folders; returns the settings."""
+    from sana.geneval_drawing import draw_geneval
+    from sana.kernels import kernels_in_force
+
+    height, width = pipeline.sizes(drawing.height, drawing.width)[1]
+    settings = _settings(pipeline, drawing) | {"height": height, "width": width}
+    settings |= {"dtype": drawing.dtype and str(drawing.dtype).removeprefix("torch."), "quantize": drawing.quantize}
+    settings |= {"kernels": kernels_in_force(drawing.kernels)}
+    draw = partial(pipeline, batch_size=batch_size, progress=False, **drawing.options)
+    draw_geneval(draw, metadata, out, seeds=seeds, settings=settings, batch_size=batch_size, progress=progress)
+    return settings
+
+
+def _settings(pipeline: "SanaPipeline", drawing: "Drawing") -> dict[str, Any]:
+    """What made a picture, beside its prompt, seed and size."""
+    steps, scale = pipeline.settings(drawing.steps, drawing.guidance_scale)
+    given = {"revision": drawing.revision, "loras": dict(drawing.loras)}
+    return {
+        "model": drawing.model,
+        **{name: value for name, value in given.items() if value},
+        "sampler": "sCM" if pipeline.is_sprint else "Flow-DPM-Solver",
+        "steps": steps,
+        "guidance_scale": scale,
+        "negative_prompt": drawing.negative_prompt,
+    }
 
 
 def _seeds(first: int, given: str | None, number: int) -> list[int]:
