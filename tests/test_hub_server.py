@@ -117,6 +117,30 @@ def test_after_a_break_the_next_process_fetches_only_what_had_not_come_whole(hub
     assert hub.downloads == {broken: 1}
 
 
+@newer_client
+def test_a_download_through_xet_is_known_to_be_whole_until_it_is_not(hub, hf, folder, tmp_path):
+    pytest.importorskip("hf_xet", reason="needs hf_xet")
+
+    def load(*options, offline=False):
+        variables = os.environ | hub.environment(tmp_path / "home") | ({"HF_HUB_OFFLINE": "1"} if offline else {})
+        command = [sys.executable, *options, "-c", LOAD]
+        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
+
+    hf("upload", "tester/model", str(folder), ".", xet=True)
+    for offline in (False, False, True):
+        loaded = load("-W", "error", offline=offline)
+        assert loaded.returncode == 0, loaded.stderr
+    (link,) = (tmp_path / "home").rglob("snapshots/*/vae/model.safetensors")
+    content = bytearray(CONTENT)
+    content[0] ^= 1
+    link.resolve().chmod(0o644)
+    link.resolve().write_bytes(content)
+    assert "is damaged in the cache" in load(offline=True).stderr
+    mended = load()
+    assert (mended.returncode, "fetched again" in mended.stderr) == (0, True), mended.stderr
+    assert link.read_bytes() == CONTENT
+
+
 def test_an_upload_whose_connection_breaks_is_sent_again(hub, hf, folder):
     hub.cut_uploads = 1
     hf("upload", "tester/model", str(folder), ".")

@@ -128,14 +128,15 @@ def _damaged(snapshot: Path, patterns: Sequence[str]) -> dict[str, Path]:
     names = [name for name in sorted(links) if any(fnmatch(name, pattern) for pattern in patterns)]
     quiet = bool(are_progress_bars_disabled())
     for name in tqdm(names, desc="checking the cache", unit="file", delay=1, disable=quiet):
-        content = links[name].resolve()
+        # The first link names the content's hash; newer clients have another behind it, to what repositories share.
+        digest, content = Path(os.readlink(links[name])).name, links[name].resolve()
         if not content.is_file():
             continue  # fetched as any file that is not there
         stamp = [content.stat().st_mtime_ns, content.stat().st_size]
-        if checked.get(content.name) == stamp:
+        if checked.get(digest) == stamp:
             continue
-        if _is_whole(content):
-            whole[content.name] = stamp
+        if _is_whole(content, digest):
+            whole[digest] = stamp
         else:
             damaged[name] = content
     if whole != checked:
@@ -146,8 +147,8 @@ def _damaged(snapshot: Path, patterns: Sequence[str]) -> dict[str, Path]:
     return damaged
 
 
-def _is_whole(content: Path) -> bool:
-    algorithm = {64: "sha256", 40: "sha1"}.get(len(content.name))  # of large files, and git's of the others
+def _is_whole(content: Path, expected: str) -> bool:
+    algorithm = {64: "sha256", 40: "sha1"}.get(len(expected))  # of large files, and git's of the others
     if algorithm is None:
         return True  # named by an etag that is no hash
     start = f"blob {content.stat().st_size}\0".encode() if algorithm == "sha1" else b""
@@ -155,4 +156,4 @@ def _is_whole(content: Path) -> bool:
     with content.open("rb") as file:
         while chunk := file.read(2**22):
             digest.update(chunk)
-    return digest.hexdigest() == content.name
+    return digest.hexdigest() == expected
