@@ -1,5 +1,6 @@
 """The folders of a caption encoder: where a text encoder and its tokenizer lie, and how they are written."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -129,14 +130,25 @@ def load_tokenizer(files: CaptionFiles) -> "PreTrainedTokenizerBase":
         tokenizer: PreTrainedTokenizerBase = import_transformers().AutoTokenizer.from_pretrained(
             files.tokenizer, trust_remote_code=False
         )
-    except ImportError:
-        raise
     except Exception as error:  # tokenizers raises bare Exceptions
+        # Where tokenizer.json is damaged, transformers 4 asks for packages to read other files with.
+        if isinstance(error, ImportError) and not _is_damaged(files.tokenizer / "tokenizer.json"):
+            raise
         raise ValueError(
             f"the tokenizer in {files.tokenizer} could not be loaded ({error}): if its files are complete, check "
             "transformers and sentencepiece"
         ) from error
     return tokenizer
+
+
+def _is_damaged(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return False
 
 
 def import_transformers() -> Any:
