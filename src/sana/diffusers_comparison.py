@@ -1,6 +1,7 @@
 """A pipeline's pictures beside those that diffusers draws of the same files, prompts and seeds."""
 
 import datetime
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -82,12 +83,14 @@ def compare_with_diffusers(
     drawn = partial(_pictures, prompts, progress=progress)
     pictures = drawn("ours", partial(draw_ours, ours, sampling))
     del ours
-    theirs = load_diffusers(model, sprint=sprint, dtype=dtype, device=place, revision=revision, variant=variant)
+    files = {"revision": revision, "variant": variant}
+    theirs = load_diffusers(model, sprint=sprint, dtype=dtype, device=place, progress=progress, **files)
     references = drawn("diffusers'", partial(draw_diffusers, theirs, sampling))
     errors: list[float | None] = [None, None]
     if dtype != torch.float32:
-        exact = drawn("diffusers', float32", partial(draw_diffusers, theirs.to(torch.float32), sampling))
+        exact = drawn("diffusers', float32", partial(draw_diffusers, _widen(theirs), sampling))
         errors = [float(np.sqrt(np.mean((rounded - exact) ** 2))) for rounded in (pictures, references)]
+    del theirs
     difference = np.abs(pictures - references)
     return Parity(
         model=model,
@@ -149,6 +152,7 @@ def load_diffusers(
     device: torch.device,
     revision: str | None = None,
     variant: str | None = None,
+    progress: bool = False,
 ) -> Any:
     """diffusers' pipeline of the same files; in float16 its text encoder and autoencoder are in bfloat16, as ours are.
 
@@ -159,13 +163,22 @@ def load_diffusers(
     _check_diffusers()
     import diffusers
 
+    if not progress:
+        diffusers.utils.logging.disable_progress_bar()
     source, revision = locate(model, revision)
     cls = diffusers.SanaSprintPipeline if sprint else diffusers.SanaPipeline
-    pipeline = cls.from_pretrained(source, revision=revision, variant=variant)
-    for part in (pipeline.text_encoder, pipeline.transformer, pipeline.vae):
-        narrow = dtype == torch.float16 and part is not pipeline.transformer
-        part.to(device, torch.bfloat16 if narrow else dtype)
+    dtypes = {"transformer": dtype, "default": torch.bfloat16 if dtype == torch.float16 else dtype}
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # newer releases prefer another name
+        pipeline = cls.from_pretrained(source, revision=revision, variant=variant, torch_dtype=dtypes)
+    pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _widen(pipeline: Any) -> Any:
+    """The pipeline with its rounded weights in float32, without diffusers' advice on casting."""
+    for part in (pipeline.text_encoder, pipeline.transformer, pipeline.vae):
+        torch.nn.Module.to(part, torch.float32)
     return pipeline
 
 

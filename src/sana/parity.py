@@ -71,8 +71,8 @@ class Parity:
         """The finding as a sentence."""
         count = len(self.prompts) * len(self.sampling.seeds)
         found = (
-            f"{count} picture{'s' * (count > 1)} differ from diffusers' by at most {self.largest_difference} of 255 "
-            f"levels, {self.mean_difference:.2g} on average"
+            f"{'1 picture differs' if count == 1 else f'{count} pictures differ'} from diffusers' by at most "
+            f"{self.largest_difference} of 255 levels, {self.mean_difference:.2g} on average"
         )
         if self.error is None:
             return f"{found}."

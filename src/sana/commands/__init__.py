@@ -1,6 +1,6 @@
 """The `sana` command."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
@@ -31,7 +31,11 @@ DISTRIBUTIONS = ("sana-suite", "sana-ae", "sana-dit", "sana-train", "sana-scale"
 def _print_versions(wanted: bool) -> None:
     """What a bug report needs."""
     if wanted:
-        typer.echo("\n".join(f"{name} {version(name)}" for name in DISTRIBUTIONS))
+        for name in DISTRIBUTIONS:
+            try:
+                typer.echo(f"{name} {version(name)}")
+            except PackageNotFoundError:
+                typer.echo(f"{name} not installed")
         raise typer.Exit
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sana.commands.messages import messages
-from sana.commands.training_runs import STOPPED, check_new_run, trainer_errors
+from sana.commands.training_runs import RESUMED, STOPPED, check_new_run, trainer_errors
 
 if TYPE_CHECKING:
     from sana.judge_training import JudgeRun, JudgeTrained
@@ -39,7 +39,7 @@ def judge_train(
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Train a judge to say yes to pictures that show their prompt; DIR/report.json says how well it does."""
-    with messages(goes_on="go on from the newest checkpoint with --resume"):
+    with messages(goes_on=RESUMED):
         if full and lora is not None:
             raise ValueError(f"--full and --lora {lora} exclude each other: give one of them")
         from sana.judge_training import JudgeRun

@@ -49,11 +49,17 @@ def parity(
         width, height = parsed_size(size)
         if out is not None:
             check_output(out.parent, out)
+            if out.exists() and not out.is_file():
+                raise ValueError(f"--out is {out}, which is there and no file: give the name of a .json")
+        from transformers.utils import logging
+
         from sana.commands.drawing_checks import check_size, warn_of_kernels
         from sana.diffusers_comparison import compare_with_diffusers
         from sana.pruning_calibration import calibration_prompts
         from sana_scale.files import write_json
 
+        if not progress:
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         warn_of_kernels(kernels, device)
         check_size(model, width, height, revision=revision)
         found = compare_with_diffusers(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sana.commands.messages import messages
-from sana.commands.training_runs import STOPPED, check_new_run, trainer_errors
+from sana.commands.training_runs import RESUMED, STOPPED, check_new_run, trainer_errors
 
 if TYPE_CHECKING:
     from sana.training_plan import TrainingPlan
@@ -41,7 +41,7 @@ def train(
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Train a transformer; on several GPUs: torchrun --nproc-per-node 8 --no-python sana train RUN.toml."""
-    with messages(goes_on="" if plan else "go on from the newest checkpoint with --resume"), _logged_warnings():
+    with messages(goes_on="" if plan else RESUMED), _logged_warnings():
         if allow_changes and not resume:
             raise ValueError("--allow-changes is given without --resume: a new run has nothing to differ from")
         from sana.cascade import is_cascade

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sana.commands.messages import messages
-from sana.commands.training_runs import STOPPED, check_new_run, trainer_errors
+from sana.commands.training_runs import RESUMED, STOPPED, check_new_run, trainer_errors
 
 if TYPE_CHECKING:
     from sana.autoencoder_settings import AutoencoderRun
@@ -29,7 +29,7 @@ def train_autoencoder(
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Train an autoencoder through one of DC-AE's three phases; its model is the init of the next."""
-    with messages(goes_on="go on from the newest checkpoint with --resume"):
+    with messages(goes_on=RESUMED):
         if allow_changes and not resume:
             raise ValueError("--allow-changes is given without --resume: a new run has nothing to differ from")
         from sana.autoencoder_settings import read_autoencoder_run

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+RESUMED = "--resume goes on from the newest checkpoint, or starts again if there is none"
 STOPPED = 143  # what a shell says of a process that a SIGTERM ended
 
 
