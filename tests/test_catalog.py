@@ -68,6 +68,52 @@ def test_a_configuration_that_means_nothing_is_named_with_its_file(folder):
         model_facts(str(folder))
 
 
+TEXT, OWN = "text_encoder/config.json", "text_encoder/sana.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "told"),
+    [
+        (TEXT, {"num_hidden_layers": "20"}, r"describes nothing that can be made \(.*TypeError"),
+        (TEXT, {"hidden_size": "big"}, r"describes nothing that can be made \(.*TypeError"),
+        (TEXT, {"hidden_activation": "nonsense"}, "KeyError: 'nonsense'"),
+        (TEXT, {"model_type": "nope"}, "Unrecognized model identifier: nope"),
+        (TEXT, {"model_type": "clip"}, "describes nothing that can be made"),  # it wants pictures
+        (OWN, {"captions": 3}, "has 3 under 'captions', not an object"),
+        (OWN, {"captions": {"max_tokens": "many"}}, "max_tokens is 'many'; it must be at least 2"),
+        (OWN, {"captions": {"more": 1}}, r"has \['more'\] under 'captions'"),
+        ("vae/config.json", {"latent_channels": 7}, "the last encoder stage has 16 channels and the latent 7"),
+        ("transformer/sana.json", {"compat": "mine"}, "compat is 'mine'"),
+    ],
+)
+def test_values_that_nothing_can_be_made_of_are_one_short_line_with_their_file(folder, file, fields, told):
+    path = folder / file
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | fields))
+    with pytest.raises(ValueError, match=told) as error:
+        model_facts(str(folder))
+    said = str(error.value).removeprefix(str(path))
+    assert len(said) < min(260, len(str(error.value)))  # of a library's message no more than 200 characters
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "told"),
+    [
+        ("sana.json", {"pipeline": 3}, "sana.json of .* has 3 under 'pipeline', not an object"),
+        (
+            "scheduler/scheduler_config.json",
+            {"flow_shift": [1]},
+            r"scheduler_config.json is \[1\]; it must be a number",
+        ),
+    ],
+)
+def test_facts_of_another_kind_than_they_have_are_refused(folder, file, fields, told):
+    path = folder / file
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | fields))
+    with pytest.raises(ValueError, match=told):
+        model_facts(str(folder))
+
+
 def test_what_is_on_this_machine_has_no_revisions(folder):
     for model in ("embedded", folder):
         with pytest.raises(ValueError, match=r"revision is 'v1', but .* is on this machine"):

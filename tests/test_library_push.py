@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub.repositories import Repository
 from tests.hub.server import HubServer
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,7 @@ def run(small_folder, tmp_path):
 @pytest.mark.parametrize("step", ["pushed", "refused"])
 def test_the_last_push_is_what_everybody_loads_and_bad_ones_send_nothing(run, tmp_path, step):
     with HubServer(tmp_path / "hub") as hub:
+        hub.repositories["models", "other/model"] = Repository("other/model", private=False)
         run(hub, step)
 
 

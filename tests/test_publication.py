@@ -93,6 +93,33 @@ def test_a_model_whose_weights_are_not_what_its_configuration_says_is_refused(fo
         inspect_folder(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "fields", "problem"),
+    [
+        ("text_encoder/config.json", {"num_hidden_layers": "2"}, "config.json describes no text encoder that tr"),
+        ("text_encoder/config.json", {"hidden_activation": "nonsense"}, "KeyError: 'nonsense'"),
+        ("text_encoder/config.json", {"model_type": "nope"}, "model type `nope`"),
+        ("text_encoder/sana.json", {"captions": 3}, "has 3 under 'captions', not an object"),
+    ],
+)
+def test_a_text_encoder_that_cannot_be_made_is_told_before_a_card_is_made_of_it(folder, file, fields, problem):
+    (folder / "README.md").unlink()
+    path = folder / file
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | fields))
+    refused = CliRunner().invoke(app, ["publish", str(folder), "me/tiny", "--license", "mit", "--dry-run"])
+    assert refused.exit_code == 2
+    assert f"{folder} cannot be published:\n- text_encoder cannot be loaded: " in refused.stderr
+    assert problem in refused.stderr
+    assert len(refused.stderr) < 800
+
+
+def test_a_tokenizer_that_loads_but_takes_no_captions_is_refused(folder):
+    (folder / "tokenizer/tokenizer_config.json").write_text('{"tokenizer_class": "NopeTokenizer"}')
+    (folder / "tokenizer/special_tokens_map.json").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=r"text_encoder cannot be loaded: .*tokenizer"):
+        inspect_folder(folder)
+
+
 @pytest.mark.parametrize("part", ["transformer", "vae"])
 def test_a_part_by_itself_is_tried_as_well(folder, part):
     _drop_a_weight(folder / part / "diffusion_pytorch_model.safetensors")
@@ -176,6 +203,15 @@ def test_a_model_that_cannot_be_a_parent_makes_no_card(folder):
     refused = CliRunner().invoke(app, made)
     assert refused.exit_code == 2
     assert "base_model is 'not an id'; a Hub id is owner/name" in refused.stderr
+
+
+def test_a_result_file_that_is_not_there_is_told_before_the_weights_are_read(folder):
+    (folder / "README.md").unlink()
+    (folder / WEIGHTS).write_bytes(b"short")
+    made = ["publish", str(folder), "me/tiny", "--license", "mit", "--results", "no.json", "--dry-run"]
+    refused = CliRunner().invoke(app, made)
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("error: no.json is no file")
 
 
 def test_the_files_come_last_where_they_are_seen(folder):

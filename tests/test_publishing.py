@@ -21,6 +21,7 @@ from sana.hub_cache import mend_cache
 from sana.model_card import render_card
 from sana.publication import inspect_folder
 from sana.publishing import publish
+from tests.hub.repositories import Repository
 from tests.hub.server import HubServer
 
 JUDGE = Path(__file__).parents[1] / "src" / "sana" / "embedded" / "judge"
@@ -264,6 +265,16 @@ def test_nothing_private_goes_to_a_public_repository(hub, here, folder):
     with pytest.raises(ValueError, match="tester/tiny is public"):
         publish(inspect_folder(folder), "tester/tiny", private=True)
     assert not hub.uploads
+
+
+def test_in_a_repository_of_somebody_else_nobody_is_told_to_change_settings(hub, here, folder):
+    hub.repositories["models", "other/tiny"] = Repository("other/tiny", private=False)
+    with pytest.raises(ValueError, match="other/tiny is public: make it private in its settings if it is yours"):
+        publish(inspect_folder(folder), "other/tiny", private=True)
+    with pytest.raises(PermissionError, match="hf auth login"):
+        publish(inspect_folder(folder), "other/tiny", private=True, token="hf_other")
+    with pytest.raises(PermissionError, match="does not let this token write to other/tiny"):
+        publish(inspect_folder(folder), "other/tiny")
 
 
 def test_a_tag_that_is_taken_is_refused_before_anything_is_sent(here, folder):

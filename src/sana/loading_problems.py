@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from textwrap import shorten
 
 import torch
 
@@ -19,7 +20,7 @@ _LOADERS: dict[str, Callable[[Path], object]] = {
 }
 _OF_PIPELINES: dict[str, Callable[[Path], object]] = {
     INDEX: read_facts,
-    "text_encoder": lambda folder: CaptionEncoder.from_pretrained(folder),  # its weights are read whole
+    "text_encoder": lambda folder: _tokenize(CaptionEncoder.from_pretrained(folder)),  # its weights are read whole
     "transformer": lambda folder: _LOADERS["SanaTransformer"](folder / "transformer"),
     "vae": lambda folder: _LOADERS["DCAE"](folder / "vae"),
 }
@@ -37,3 +38,12 @@ def loading_problems(folder: Path, names: set[str]) -> Iterator[str]:
             load(place)
         except (OSError, TypeError, ValueError) as error:
             yield f"{'the model' if part == '.' else part} cannot be loaded: {error}"
+
+
+def _tokenize(encoder: CaptionEncoder) -> None:
+    """Raises ValueError where the tokenizer is one that takes no captions: it may load and be unable to pad."""
+    try:
+        encoder.tokenize("two red apples left of a cat")
+    except Exception as error:  # tokenizers raises bare Exceptions
+        told = shorten(str(error), 200, placeholder=" ...")
+        raise ValueError(f"its tokenizer takes no captions ({told}): save it anew, with all its files") from error

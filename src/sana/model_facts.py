@@ -1,8 +1,10 @@
 """What a pipeline is and costs, counted from its configuration on tensors without data; no weights are read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from sana.resolution import resolution_bins
 from sana.stated_facts import stated_licence, weights_dtype
 from sana_ae import DC_AE_F32C32_SANA_1_1, DCAE, DCAEConfig
 from sana_dit import SanaTransformer
+from sana_dit.caption_facts import CaptionFacts
 from sana_dit.diffusers_config import from_diffusers_config
 
 CHI_TOKENS = 217  # an estimate of what the instruction adds: no tokenizer is read here
@@ -26,13 +29,12 @@ CHI_TOKENS = 217  # an estimate of what the instruction adds: no tokenizer is re
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Networks:
-    """The networks, the tokens that a caption keeps, whether the instruction precedes it, and the facts."""
+    """The networks, and what else their folder says."""
 
     autoencoder: DCAE
     transformer: SanaTransformer
     text_encoder: PretrainedConfig
-    max_tokens: int
-    chi: bool
+    captions: CaptionFacts
     facts: PipelineFacts
 
 
@@ -56,12 +58,15 @@ def model_facts(repo_or_dir: str, *, revision: str | None = None) -> dict[str, A
     steps, side = facts.steps_for(config.guidance_embeds), config.sample_size
     branches = 1 if config.guidance_embeds or facts.guidance_scale <= 1 else 2
     latents = torch.empty(1, config.in_channels, side, side, device="meta")
-    words = networks.max_tokens + (CHI_TOKENS if networks.chi else 0)
-    condition = torch.empty(1, networks.max_tokens, config.caption_channels, device="meta")
+    captions = networks.captions
+    words = captions.max_tokens + (CHI_TOKENS if captions.chi else 0)
+    condition = torch.empty(1, captions.max_tokens, config.caption_channels, device="meta")
     time = torch.empty(1, device="meta")
     guidance = (time,) if config.guidance_embeds else ()
+    with _naming(f"{place}/text_encoder/config.json"):
+        reading = _text_encoder(networks.text_encoder, words, f"{words} tokens x {config.caption_channels}")
     components = {
-        "text_encoder": _text_encoder(networks.text_encoder, words, f"{words} tokens x {config.caption_channels}"),
+        "text_encoder": reading,
         "transformer": _part(
             transformer,
             lambda: transformer(latents, time, condition, torch.ones(condition.shape[:2], device="meta"), *guidance),
@@ -87,7 +92,7 @@ def model_facts(repo_or_dir: str, *, revision: str | None = None) -> dict[str, A
         "flow_shift": None if config.guidance_embeds else facts.flow_shift,
         "compat": config.compat,
         "bins": resolution_bins(side),
-        "chi": networks.chi,
+        "chi": captions.chi,
     }
 
 
@@ -97,8 +102,7 @@ def _of_checkpoint(checkpoint: Checkpoint) -> _Networks:
             autoencoder=DCAE(DC_AE_F32C32_SANA_1_1),
             transformer=SanaTransformer(checkpoint.config),
             text_encoder=Gemma2Config(**GEMMA_2_2B),
-            max_tokens=300,
-            chi=True,
+            captions=CaptionFacts(),
             facts=PipelineFacts(flow_shift=checkpoint.flow_shift or 1.0),
         )
 
@@ -113,22 +117,37 @@ def _of_folder(folder: str, revision: str | None) -> _Networks:
         if config is None:
             _check_whole(folder, revision)
             raise FileNotFoundError(f"{folder} has no {name}/config.json: give a pipeline in diffusers' layout")
-    captions = (read_json(folder, "text_encoder/sana.json", revision) or {}).get("captions", {})
-    max_tokens = captions.get("max_tokens", 300)
+    own = "text_encoder/sana.json"
+    captions = CaptionFacts.from_json(read_json(folder, own, revision) or {}, where=f"{folder}/{own}")
     text = configs["text_encoder"] or {}
     if "model_type" not in text:
         raise ValueError(f"{folder}/text_encoder/config.json names no model_type: download it again")
     compat = (read_json(folder, "transformer/sana.json", revision) or {}).get("compat", "diffusers")
     shape = from_diffusers_config(configs["transformer"] or {}, where=f"{folder}/transformer/config.json")
+    with _naming(f"{folder}/transformer/sana.json"):
+        shape = replace(shape, compat=compat)
+    with _naming(f"{folder}/text_encoder/config.json"):
+        text_encoder = AutoConfig.for_model(**text)
     with torch.device("meta"):
         return _Networks(
-            autoencoder=DCAE(DCAEConfig.from_dict(configs["vae"] or {})),
-            transformer=SanaTransformer(replace(shape, compat=compat)),
-            text_encoder=AutoConfig.for_model(**text),
-            max_tokens=max_tokens,
-            chi=captions.get("chi", True),
+            autoencoder=DCAE(DCAEConfig.from_dict(configs["vae"] or {}, where=f"{folder}/vae/config.json")),
+            transformer=SanaTransformer(shape),
+            text_encoder=text_encoder,
+            captions=captions or CaptionFacts(),
             facts=read_facts(folder, revision=revision),
         )
+
+
+@contextmanager
+def _naming(file: str) -> Iterator[None]:
+    """Turns whatever the values of a file raise, in transformers errors of many kinds, into one line that names it."""
+    try:
+        yield
+    except (ImportError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        told = shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+        raise ValueError(f"{file} describes nothing that can be made ({told})") from error
 
 
 def _check_whole(folder: str, revision: str | None) -> None:

@@ -78,6 +78,8 @@ def read_facts(repo_or_dir: str | Path, *, revision: str | None = None) -> Pipel
         raise ValueError(f"{INDEX} of {repo_or_dir} is that of a {kind}; it must be one of {', '.join(PIPELINES)}")
     own = (read_json(repo_or_dir, FACTS, revision) or {}).get("pipeline") or {}
     known = {field.name for field in fields(PipelineFacts)} - {"flow_shift"}
+    if not isinstance(own, dict):
+        raise ValueError(f"{FACTS} of {repo_or_dir} has {own!r} under 'pipeline', not an object of {sorted(known)}")
     if unknown := sorted(own.keys() - known):
         raise ValueError(f"{FACTS} of {repo_or_dir} has unknown pipeline facts {unknown}; known are {sorted(known)}")
     return PipelineFacts(flow_shift=_flow_shift(scheduler), **own)
@@ -88,7 +90,10 @@ def _flow_shift(scheduler: dict[str, Any]) -> float:
     if kind == "SCMScheduler":
         return 1.0
     if kind == "DPMSolverMultistepScheduler" and scheduler.get("use_flow_sigmas"):
-        return float(scheduler.get("flow_shift", 1.0))  # diffusers' default
+        shift = scheduler.get("flow_shift", 1.0)  # diffusers' default
+        if not isinstance(shift, int | float):
+            raise ValueError(f"flow_shift of {SCHEDULER} is {shift!r}; it must be a number")
+        return float(shift)
     raise ValueError(
         f"the scheduler is {kind}; Sana is sampled with a DPMSolverMultistepScheduler that has use_flow_sigmas, "
         "Sprint with an SCMScheduler"

@@ -1,7 +1,7 @@
 """What would be published from a folder, and whether it may be: looked into before anything is uploaded."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,12 +40,13 @@ class Publication:
         return sum(self.sizes.values())
 
 
-def inspect_folder(folder: Path, *, card: str | None = None) -> Publication:
+def inspect_folder(folder: Path, *, card: str | Callable[[], str] | None = None) -> Publication:
     """Looks into every file of a folder.
 
     Args:
         folder: A pipeline or model as `save_pretrained` writes it. Hidden files stay at home.
-        card: The text of the card that is published in the place of the folder's own.
+        card: The text of the card that is published in the place of the folder's own, or what makes it: that is called
+            only where the files are fit.
 
     Raises:
         FileNotFoundError: There is no such folder, or it holds no model.
@@ -61,18 +62,24 @@ def inspect_folder(folder: Path, *, card: str | None = None) -> Publication:
     paths = sorted(path for path in folder.rglob("*") if _is_published(path, folder))
     names = {path.relative_to(folder).as_posix() for path in paths}
     own = folder / CARD
-    text = own.read_text(encoding="utf-8", errors="replace") if card is None and own.is_file() else card
     read = [path for path in paths if card is None or path != own]
     problems = [problem for path in read for problem in _file_problems(path, folder)]
     problems += missing_files(folder, names)
     problems = problems or list(loading_problems(folder, names))
+    if callable(card):
+        _refuse(folder, problems)
+        card = card()
+    text = own.read_text(encoding="utf-8", errors="replace") if card is None and own.is_file() else card
     no_card = [f"there is no {CARD}: write a card, or name a licence to have one made"]
-    problems += no_card if text is None else card_problems(text)
-    if problems:
-        raise ValueError(f"{folder} cannot be published:" + "".join(f"\n- {problem}" for problem in problems))
+    _refuse(folder, [*problems, *(no_card if text is None else card_problems(text))])
     assert text is not None
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
     return Publication(folder=folder, sizes=sizes | {CARD: len(text.encode())}, card=text)
+
+
+def _refuse(folder: Path, problems: list[str]) -> None:
+    if problems:
+        raise ValueError(f"{folder} cannot be published:" + "".join(f"\n- {problem}" for problem in problems))
 
 
 def _is_published(path: Path, folder: Path) -> bool:

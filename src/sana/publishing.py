@@ -61,7 +61,9 @@ def publish(
         api.create_repo(repo, private=private, exist_ok=True)
         there = _look(api, repo)
         if private and not there.private:
-            raise ValueError(f"{repo} is public: make it private in its settings, or publish under another name")
+            raise ValueError(
+                f"{repo} is public: make it private in its settings if it is yours, or publish under another name"
+            )
         if tag in there.tags:
             raise ValueError(f"{repo} has a tag {tag} already: give another name, or delete that tag first")
         removed = _removed(there, publication, existing, repo)

@@ -78,6 +78,12 @@ def refused(pipeline: str, judge: str) -> None:
         api.create_repo(repo)
         with pytest.raises(ValueError, match=f"{repo} is public: make it private"):
             model.push_to_hub(repo, private=True)
+        with pytest.raises(PermissionError, match=f"does not let this token write to {repo}"):
+            model.push_to_hub(repo, private=True, token="hf_other")
+        with pytest.raises(ValueError, match="other/model is public: make it private in its settings if it is yours"):
+            model.push_to_hub("other/model", private=True)
+        with pytest.raises(PermissionError, match="does not let this token write to other/model"):
+            model.push_to_hub("other/model")
         assert api.list_repo_files(repo) in ([], [".gitattributes"])
         name, weight = next(iter(NETWORKS[type(model)](model).named_parameters()))
         weight.data.view(-1)[0] = float("nan")

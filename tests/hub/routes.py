@@ -38,7 +38,10 @@ def create_repository(hub: HubServer, request: Request, _: re.Match[str]) -> Rep
     if not request.authorized:
         return Reply.error(401, "Unauthorized", "Invalid user token.")
     asked = request.json()
-    name = f"{asked.get('organization') or hub.user}/{asked['name']}"
+    owner = asked.get("organization") or hub.user
+    if owner != hub.user:
+        return Reply.error(403, "Forbidden", f"You don't have the rights to create a model under the namespace {owner}")
+    name = f"{owner}/{asked['name']}"
     key = KINDS[asked.get("type") or "model"], name
     url = f"{hub.url}/{name}"
     if key in hub.repositories:
@@ -57,7 +60,7 @@ def in_repository(route: InRepository, *, writes: bool = False) -> Route:
         repository = hub.repositories.get((parts.get("kind", "models"), parts["repository"]))
         if repository is None or (repository.private and not request.authorized):
             return Reply.error(404 if request.authorized else 401, "RepoNotFound", "Repository not found")
-        if writes and not request.authorized:
+        if writes and not (request.authorized and repository.name.startswith(f"{hub.user}/")):
             return Reply.error(403, "Forbidden", "You don't have the rights to write to this repository")
         revision = parts.get("revision")
         if revision is not None and repository.resolve(revision) is None:

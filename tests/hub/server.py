@@ -106,6 +106,8 @@ class HubServer:
         """The reply of the first route that fits."""
         from tests.hub.routes import ROUTES
 
+        if request.headers.get("Authorization") and not request.authorized:  # read nothing either, public or not
+            return Reply.error(401, "", "Invalid credentials in Authorization header")
         for method, pattern, route in ROUTES:
             match = re.fullmatch(pattern, request.path)
             if match and request.method in (method, "HEAD" if method == "GET" else method):

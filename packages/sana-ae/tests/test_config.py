@@ -40,6 +40,14 @@ def test_unknown_keys_are_named():
         DCAEConfig.from_dict({"latents_mean": 0.5})
 
 
+@pytest.mark.parametrize(
+    "fields", [{"latent_channels": "x"}, {"encoder_block_out_channels": 3}, {"latent_channels": 0}]
+)
+def test_values_of_another_kind_are_told_with_the_file(fields):
+    with pytest.raises(ValueError, match=r"^here/config\.json: "):
+        DCAEConfig.from_dict(fields, where="here/config.json")
+
+
 def test_compression_counts_stages():
     assert (DC_AE_F32C32_SANA.compression, DC_AE_F128C512.compression) == (32, 128)
 

@@ -1,4 +1,5 @@
 import inspect
+import json
 import os
 import sys
 from pathlib import Path
@@ -224,6 +225,24 @@ def test_a_truncated_file_is_named(encoder: CaptionEncoder, tmp_path: Path, part
     encoder.save_pretrained(tmp_path)
     os.truncate(tmp_path / part / name, 100)
     with pytest.raises(ValueError, match=f"(?s){part} {told}"):
+        CaptionEncoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "told"),
+    [
+        ("config.json", {"hidden_activation": "nonsense"}, r"describes no text encoder .*KeyError: 'nonsense'\)"),
+        ("sana.json", {"captions": 3}, "has 3 under 'captions', not an object"),
+        ("sana.json", {"captions": {"max_tokens": "x"}}, "max_tokens is 'x'; it must be at least 2"),
+    ],
+)
+def test_values_that_no_encoder_can_be_made_of_are_told_with_their_file(
+    encoder: CaptionEncoder, tmp_path: Path, name: str, fields: dict, told: str
+) -> None:
+    encoder.save_pretrained(tmp_path)
+    path = tmp_path / "text_encoder" / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    with pytest.raises(ValueError, match=f"{path}.* {told}"):
         CaptionEncoder.from_pretrained(tmp_path)
 
 

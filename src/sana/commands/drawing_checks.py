@@ -23,7 +23,7 @@ def check_size(model: str, width: int | None, height: int | None, *, revision: s
     sample_size = transformer.get("sample_size")
     if not isinstance(sample_size, int) or not autoencoder:
         return  # loading says what is wrong with them
-    f = DCAEConfig.from_dict(autoencoder).compression
+    f = DCAEConfig.from_dict(autoencoder, where=f"{place}/vae/config.json").compression
     bins = resolution_bins(sample_size)
     try:
         drawing_size(height, width, bins, f=f, binning=True)

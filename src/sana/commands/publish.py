@@ -1,6 +1,7 @@
 """sana publish: a model folder to the Hub, after a look at every file and the card."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,7 +41,7 @@ def publish(
         from sana.publishing import check_hub_id, publish
 
         check_hub_id(repo)
-        card = None
+        card: Callable[[], str] | None = None
         told: dict[str, Any] = {
             "licence_name": licence_name,
             "licence_link": licence_link,
@@ -58,7 +59,8 @@ def publish(
                 raise ValueError(f"{folder / CARD} is there already: leave --license out, or remove that card")
             from sana.model_card import render_card
 
-            card = render_card(folder, repo, licence=licence, **told)
+            _check_told(base_model, parity, results)
+            card = partial(render_card, folder, repo, licence=licence, **told)
         publication = inspect_folder(folder, card=card)
         if dry_run:
             print(f"{CARD}:\n\n{publication.card}\n")
@@ -67,6 +69,17 @@ def publish(
         print(f"{publication.total:>15,}  bytes in {len(publication.sizes)} files for {repo}")
         if not dry_run:
             print(publish(publication, repo, private=private, existing=existing, tag=tag))
+
+
+def _check_told(base_model: str | None, *files: Path | None) -> None:
+    """Raise where no card can be made of what is said: all weights are read before one is."""
+    from sana.publishing import check_hub_id
+
+    if base_model is not None:
+        check_hub_id(base_model, name="base_model")
+    for path in filter(None, files):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is no file: give what `sana parity` or `sana evaluate` wrote with --out")
 
 
 def _check_untold(told: Mapping[str, object]) -> None:

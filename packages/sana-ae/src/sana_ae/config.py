@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from os import PathLike, fspath
 from typing import Any, Literal, Self, get_args
 
 BlockType = Literal["ResBlock", "EfficientViTBlock"]
@@ -86,11 +87,19 @@ class DCAEConfig:
         return int(2 ** (self.num_stages - 1))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any], *, where: str | PathLike[str] = "config.json") -> Self:
         """Read a diffusers `config.json`: lists become tuples, one string stands for every stage, `_private` keys go.
 
-        Fields that are not there take diffusers' defaults. Raises ValueError on keys that mean nothing here.
+        Fields that are not there take diffusers' defaults. Raises ValueError, which calls the file `where`, on keys
+        and values that mean nothing here.
         """
+        try:
+            return cls._from_dict(values)
+        except (ArithmeticError, TypeError, ValueError) as error:  # a string where a number belongs is a TypeError
+            raise ValueError(f"{fspath(where)}: {error}") from error
+
+    @classmethod
+    def _from_dict(cls, values: Mapping[str, Any]) -> Self:
         known = {field.name for field in fields(cls)}
         given = {key: value for key, value in values.items() if not key.startswith("_")}
         if unknown := sorted(set(given) - known):

@@ -88,14 +88,14 @@ def _read_config(files: CheckpointFiles, tensors: Tensors, kind: type[Pretrained
         if name not in PUBLISHED:
             raise ValueError(f"{path} names {name!r}; known are {sorted(PUBLISHED)}.")
         return _published(name)
+    config = DCAEConfig.from_dict(fields, where=path)
+    # Every published model without shortcuts at its latent is a DC-AE 1.5.
+    adaptive = not (config.encoder_out_shortcut or config.decoder_in_shortcut)
+    facts = read_json(files.folder / FACTS)
     try:
-        config = DCAEConfig.from_dict(fields)
-        # Every published model without shortcuts at its latent is a DC-AE 1.5.
-        adaptive = not (config.encoder_out_shortcut or config.decoder_in_shortcut)
-        facts = read_json(files.folder / FACTS)
         return replace(config, adaptive_channels=facts.get("adaptive_channels", adaptive))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{files.folder / FACTS}: {error}") from error
 
 
 def _published(name: str) -> DCAEConfig:

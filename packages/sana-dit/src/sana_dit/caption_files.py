@@ -3,16 +3,17 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 
+from sana_dit.caption_facts import KEY, CaptionFacts
 from sana_dit.checkpoint_reading import FACTS, Fetch, fetcher, read_json
 from sana_dit.checkpoint_writing import replacing_files, write_json
-from sana_dit.config import Compat
 from sana_dit.hub_download import absence_explained
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ VOCABULARIES = (
     "vocab.txt",
 )
 """Files of which a tokenizer has one or more: without any, transformers makes one that knows no words."""
-_KEY = "captions"
 _ALL_WEIGHTS = "model*.safetensors*"
 _SHARD_SIZE = "5GB"  # transformers 5 would write up to 50 GB into one file
 SAVED_WEIGHTS = (f"text_encoder/{_ALL_WEIGHTS}",)
@@ -44,15 +44,6 @@ _METADATA = [
 ]
 _VARIANTS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 _WEIGHTS = re.compile(r"model(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CaptionFacts:
-    """What the text encoder's own files do not say; kept in sana.json under "captions"."""
-
-    compat: Compat = "diffusers"
-    chi: bool = True
-    max_tokens: int = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,10 +102,21 @@ def load_text_encoder(files: CaptionFiles, dtype: torch.dtype | None) -> "PreTra
             output_loading_info=True,
             **{dtype_name: dtype or "auto"},
         )
-    except torch.OutOfMemoryError:  # a RuntimeError, and not the files' fault
+    except (
+        ImportError,
+        MemoryError,
+        OSError,
+        torch.OutOfMemoryError,
+    ):  # not the files' fault, or named by transformers
         raise
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"the text encoder in {files.text_encoder} is damaged ({error}): download it again") from error
+    except Exception as error:  # on what config.json says transformers raises KeyError, errors of its own and others
+        told = shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+        raise ValueError(
+            f"{files.text_encoder / 'config.json'} describes no text encoder that transformers "
+            f"{transformers.__version__} can make ({told}): download it again, or install the version that wrote it"
+        ) from error
     if missing := sorted(found["missing_keys"]):
         raise ValueError(
             f"the text encoder in {files.text_encoder} lacks {len(missing)} weights ({', '.join(missing[:3])} ...): "
@@ -172,7 +174,7 @@ def save_caption_files(
         text_encoder.save_pretrained(new_models, max_shard_size=_SHARD_SIZE)
         tokenizer.save_pretrained(new_words)
         _name_tokenizer_class_for_all_versions(new_words / "tokenizer_config.json")
-        write_json(new_models / FACTS, {**read_json(models / FACTS), _KEY: asdict(facts)})
+        write_json(new_models / FACTS, {**read_json(models / FACTS), KEY: asdict(facts)})
         weights = {path.name for path in new_models.glob(_ALL_WEIGHTS)}
     for path in models.glob(_ALL_WEIGHTS):
         if path.name not in weights:
@@ -224,14 +226,9 @@ encoder = CaptionEncoder.from_pretrained("{repo}")
 
 
 def _read_facts(paths: list[Path]) -> CaptionFacts:
-    known = [field.name for field in fields(CaptionFacts)]
     for path in paths:
-        facts = read_json(path).get(_KEY)
-        if facts is None:
-            continue
-        if unknown := sorted(set(facts) - set(known)):
-            raise ValueError(f"{path} has {unknown} under {_KEY!r}, but only {known} are known")
-        return CaptionFacts(**facts)
+        if facts := CaptionFacts.from_json(read_json(path), where=path):
+            return facts
     return CaptionFacts()
 
 

@@ -4,14 +4,14 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from sana_dit.caption_facts import CaptionFacts
 from sana_dit.caption_files import (
     SAVED_WEIGHTS,
-    CaptionFacts,
     caption_card,
     find_caption_files,
     import_transformers,
@@ -62,10 +62,7 @@ class CaptionEncoder:
         chi: bool = True,
         max_tokens: int = 300,
     ):
-        if compat not in get_args(Compat):
-            raise ValueError(f"compat is {compat!r}; it must be one of {get_args(Compat)}")
-        if max_tokens < 2:
-            raise ValueError(f"max_tokens is {max_tokens}; it must be at least 2, for BOS and a word")
+        CaptionFacts(compat=compat, chi=chi, max_tokens=max_tokens)  # which it checks
         tokenizer.padding_side = tokenizer.truncation_side = "right"
         if getattr(text_encoder.config, "attn_logit_softcapping", None):
             # Only eager attention caps the logits as Gemma-2 was trained; the default of transformers 4.53, SDPA,

@@ -45,7 +45,9 @@ def upload(
     with _refusal_explained(repo):
         api.create_repo(repo, private=private, exist_ok=True)
         if private and not api.model_info(repo).private:
-            raise ValueError(f"{repo} is public: make it private in its settings, or publish under another name")
+            raise ValueError(
+                f"{repo} is public: make it private in its settings if it is yours, or publish under another name"
+            )
         if api.file_exists(repo, "model_index.json"):
             raise ValueError(
                 f"{repo} holds a pipeline, whose parts lie in folders: publish all of it, or give another name"
