@@ -110,7 +110,7 @@ def test_a_dynamic_matrix_of_more_blocks_takes_no_more_sums(width):
     for rows in (10, 40):
         values = torch.zeros(rows, 20)
         kept = dynamic(values, width)
-        with torch.profiler.profile() as profile:
+        with torch.profiler.profile(acc_events=True) as profile:
             kept.write(values)
         counts.append(sum(event.count for event in profile.key_averages() if event.key == "aten::sum"))
     assert counts[0] == counts[1] <= 2
