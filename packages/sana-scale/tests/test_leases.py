@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 from sana_scale.leases import Leases
 
@@ -35,6 +36,20 @@ def test_of_many_that_try_one_gets_it(tmp_path):
     for thread in threads:
         thread.join()
     assert sorted(winners) == list(range(20))
+
+
+def test_a_folder_that_is_cleared_up_meanwhile_leases_nothing(tmp_path, monkeypatch):
+    make = Path.mkdir
+
+    def make_and_lose(folder, **options):
+        make(folder, **options)
+        folder.rmdir()
+
+    leases = Leases(tmp_path / "leases", seconds=60)
+    with monkeypatch.context() as finished:
+        finished.setattr(Path, "mkdir", make_and_lose)
+        assert not leases.take(0)
+    assert leases.take(0)
 
 
 def test_a_lease_that_nobody_touches_runs_out(tmp_path):

@@ -28,7 +28,7 @@ class Leases:
         self._seen: dict[Path, tuple[int, float]] = {}
 
     def take(self, index: int) -> bool:
-        """Try to take a lease; returns whether it is ours now."""
+        """Try to take a lease; returns whether it is ours now. A folder that is removed meanwhile leases nothing."""
         path = self._path(index)
         self._folder.mkdir(parents=True, exist_ok=True)
         if self._ran_out(path):
@@ -36,7 +36,7 @@ class Leases:
         try:
             with open(path, "x", encoding="utf-8") as file:
                 file.write(self._owner)
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):
             return False
         self._held.add(path)
         return True
