@@ -10,8 +10,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sana.cascade import is_cascade, planned, read_cascade
 from sana.commands import app
+from sana.training.cascade import is_cascade, planned, read_cascade
 from sana_dit import SANA_1_5_1_6B, SanaTransformer
 from sana_train import write_shard
 

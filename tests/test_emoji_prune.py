@@ -7,7 +7,7 @@ from PIL import Image
 from recipes.emoji.prune import CaptionedScenes, embedded, kept_blocks, plot
 from recipes.emoji.train_transformer import EncodedScenes
 from sana import SanaPipeline
-from sana.pruning_calibration import Calibration, measure_importance
+from sana.pruning.calibration import Calibration, measure_importance
 
 
 @pytest.fixture

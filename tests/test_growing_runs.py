@@ -7,8 +7,8 @@ import torch
 from typer.testing import CliRunner
 
 from sana.commands import app
-from sana.settings_reading import read_settings
-from sana.training_run import make_trainer
+from sana.training.run import make_trainer
+from sana.training.settings_reading import read_settings
 from sana_dit import SanaTransformer
 from sana_train import GrowthPlan
 

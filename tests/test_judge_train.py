@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from sana import judge_training
 from sana.commands import app
-from sana.judge_training import JudgeRun, _fixed, judge_examples
+from sana.training import judge_run
+from sana.training.judge_run import JudgeRun, _fixed, judge_examples
 from sana_judge import Calibration, VILAJudge
 from sana_judge.training import read_examples
 
@@ -62,7 +62,7 @@ def test_a_run_ends_in_a_judge_and_a_report(judge_train, tmp_path, options):
 
 def test_the_trainer_is_gone_when_the_trained_judge_is_loaded(judge_train, monkeypatch):
     trainers, alive = [], []
-    make, load = judge_training.make_judge_trainer, VILAJudge.from_pretrained
+    make, load = judge_run.make_judge_trainer, VILAJudge.from_pretrained
 
     def made(*arguments, **options):
         trainer = make(*arguments, **options)
@@ -73,7 +73,7 @@ def test_the_trainer_is_gone_when_the_trained_judge_is_loaded(judge_train, monke
         alive.append([trainer() is not None for trainer in trainers])
         return load(*arguments, **options)
 
-    monkeypatch.setattr(judge_training, "make_judge_trainer", made)
+    monkeypatch.setattr(judge_run, "make_judge_trainer", made)
     monkeypatch.setattr(VILAJudge, "from_pretrained", loaded)
     assert judge_train("--lora", "2").exit_code == 0
     assert alive == [[], [False]]

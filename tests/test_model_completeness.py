@@ -2,7 +2,7 @@
 
 import pytest
 
-from sana.model_completeness import missing_files
+from sana.publishing.model_completeness import missing_files
 from sana_dit.caption_files import VOCABULARIES
 
 

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from sana.commands import app
 from sana.diffusers_comparison import compare_with_diffusers
-from sana.model_card import render_card
 from sana.parity import Parity, weights_hash
+from sana.publishing.model_card import render_card
 from sana_dit import SanaTransformer
 
 OPTIONS = {"seeds": range(2), "steps": 3, "device": "cpu", "progress": False}

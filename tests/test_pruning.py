@@ -7,12 +7,13 @@ import torch
 from diffusers import SanaPipeline as DiffusersPipeline
 from typer.testing import CliRunner
 
-from sana import SanaPipeline, pruning_calibration
+from sana import SanaPipeline
 from sana.commands import app
-from sana.pruning import PruneRequest, prune_folder, prune_pipeline
-from sana.pruning_calibration import Calibration, VelocityError, calibration_prompts, draw_samples, measure_importance
-from sana.pruning_choice import Choice, read_scores
-from sana.pruning_recovery import DrawnSamples, empty_caption, recovery_settings
+from sana.pruning import calibration as calibration_module
+from sana.pruning.calibration import Calibration, VelocityError, calibration_prompts, draw_samples, measure_importance
+from sana.pruning.choice import Choice, read_scores
+from sana.pruning.pruned_pipeline import PruneRequest, prune_folder, prune_pipeline
+from sana.pruning.recovery import DrawnSamples, empty_caption, recovery_settings
 from sana_dit import SanaTransformer
 from sana_scale import PrunePlan
 from sana_train import write_shard
@@ -112,9 +113,9 @@ def test_the_plan_of_another_depth_is_refused_before_anything_is_drawn(pipeline,
 
 def test_the_velocity_error_reads_each_caption_once(pipeline, calibration, monkeypatch):
     error, read = VelocityError(pipeline, calibration, progress=False), []
-    guided = pruning_calibration.guided_velocity
+    guided = calibration_module.guided_velocity
     monkeypatch.setattr(
-        pruning_calibration, "guided_velocity", lambda *given, **more: read.append(given) or guided(*given, **more)
+        calibration_module, "guided_velocity", lambda *given, **more: read.append(given) or guided(*given, **more)
     )
     error(pipeline.transformer)
     assert len(read) == len(PROMPTS)

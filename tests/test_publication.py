@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from sana.commands import app
-from sana.publication import inspect_folder
+from sana.publishing.publication import inspect_folder
 
 JUDGE = Path(__file__).parents[1] / "src" / "sana" / "embedded" / "judge"
 CARD = "---\nlicense: apache-2.0\n---\n# A model\n\nIt draws.\n"

@@ -15,12 +15,12 @@ from huggingface_hub.utils import _http
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from sana.card_problems import card_problems
 from sana.commands import app
 from sana.hub_cache import mend_cache
-from sana.model_card import render_card
-from sana.publication import inspect_folder
-from sana.publishing import publish
+from sana.publishing.card_problems import card_problems
+from sana.publishing.model_card import render_card
+from sana.publishing.publication import inspect_folder
+from sana.publishing.upload import publish
 from tests.hub.repositories import Repository
 from tests.hub.server import HubServer
 

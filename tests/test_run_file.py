@@ -3,7 +3,7 @@ from typing import Literal
 
 import pytest
 
-from sana.run_file import fill, read_run_file
+from sana.training.run_file import fill, read_run_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
 import pytest
 
-from sana.run_settings import CAME8bitSettings
-from sana.settings_reading import read_settings
+from sana.training.settings import CAME8bitSettings
+from sana.training.settings_reading import read_settings
 from sana_dit import SANA_1_5_4_8B
 from sana_train import CaptionSampler
 

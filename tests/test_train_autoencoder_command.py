@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from sana.autoencoder_settings import read_autoencoder_run
-from sana.autoencoder_training import make_autoencoder_trainer
 from sana.commands import app
+from sana.training.autoencoder_run import make_autoencoder_trainer
+from sana.training.autoencoder_settings import read_autoencoder_run
 from sana_ae import DCAE
 from sana_ae.training import HIGH_RESOLUTION_LATENT, LOW_RESOLUTION_FULL, LOW_RESOLUTION_REFINEMENT, InceptionV3
 from sana_ae.training.inception import pytorch_fid_name

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from sana.training_memory import StepShape, _peaks, activation_bytes, forward_flops
+from sana.training.memory import StepShape, _peaks, activation_bytes, forward_flops
 from sana_dit import SANA_1_5_1_6B, SanaConfig, SanaTransformer
 from sana_train import TrainConfig
 

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sana.settings_reading import read_settings
-from sana.training_model import make_model
-from sana.training_optimizer import make_optimizer
-from sana.training_plan import describe_schedule, optimizer_bytes, plan_training
+from sana.training.model import make_model
+from sana.training.optimizer import make_optimizer
+from sana.training.plan import describe_schedule, optimizer_bytes, plan_training
+from sana.training.settings_reading import read_settings
 from sana_train import TrainConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sana.run_settings import AdamWSettings, CAME8bitSettings, CAMESettings, ModelSettings
-from sana.settings_reading import read_settings
-from sana.training_model import make_model, model_config
-from sana.training_optimizer import make_optimizer, query_key_value
-from sana.training_run import make_trainer, training_data
+from sana.training.model import make_model, model_config
+from sana.training.optimizer import make_optimizer, query_key_value
+from sana.training.run import make_trainer, training_data
+from sana.training.settings import AdamWSettings, CAME8bitSettings, CAMESettings, ModelSettings
+from sana.training.settings_reading import read_settings
 from sana_dit import SANA_1_5_1_6B, SanaTransformer
 from sana_train import CAME, CAME8bit, CheckpointError, Draws, FlowMatching, FlowValidation, TrainConfig, write_shard
 from sana_train.caption_padding import without_padding

@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 
 from sana import SanaPipeline
-from sana.run_settings import SampleSettings
-from sana.training_samples import TrainingSamples
+from sana.training.samples import TrainingSamples
+from sana.training.settings import SampleSettings
 
 
 def test_samples_are_the_pictures_of_the_pipeline(small_folder, tmp_path):

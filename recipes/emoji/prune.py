@@ -25,8 +25,8 @@ from recipes.emoji.run_folder import append_line, claim, digest, finished_lines,
 from recipes.emoji.sprites import FontSprites, SpriteSheet
 from recipes.emoji.train_transformer import EncodedScenes
 from sana import SanaPipeline
-from sana.pruning_calibration import Calibration, calibration_prompts, measure_importance
-from sana.pruning_recovery import recover_on_batches
+from sana.pruning.calibration import Calibration, calibration_prompts, measure_importance
+from sana.pruning.recovery import recover_on_batches
 from sana_dit import SanaTransformer
 from sana_scale import BlockImportance, PrunePlan, prune_depth
 from sana_scale.depth import evenly_spaced, plot_importance, plot_importance_by_time, random_blocks

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sana.catalog import locate
-from sana.run_settings import ModelSettings
-from sana.training_model import model_config
+from sana.training.model import model_config
+from sana.training.settings import ModelSettings
 from sana_ae import DCAE
 from sana_dit import CaptionEncoder
 from sana_train.data import (

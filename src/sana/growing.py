@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sana.catalog import locate, public_name
-from sana.model_card import PARENT
 from sana.pipeline_folder import INDEX
+from sana.publishing.model_card import PARENT
 from sana_dit import SanaTransformer
 from sana_scale.files import write_json
 from sana_train.folders import replace_folder

@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sana.growing import Growth
-from sana.run_settings import GrowthSettings
+from sana.training.settings import GrowthSettings
 from sana_dit import SanaTransformer
 from sana_train.growth import GrowthPlan, grow_optimizer, grow_run
 

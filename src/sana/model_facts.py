@@ -15,10 +15,10 @@ from transformers import AutoConfig, AutoModel, Gemma2Config, PretrainedConfig
 
 from sana.catalog import GEMMA_2_2B, Checkpoint, find, locate
 from sana.hub_absence import absence_explained
-from sana.part_card import part_kind
 from sana.pipeline_folder import INDEX, PipelineFacts, check_components, read_facts, read_json
+from sana.publishing.part_card import part_kind
+from sana.publishing.stated_facts import stated_licence, weights_dtype
 from sana.resolution import resolution_bins
-from sana.stated_facts import stated_licence, weights_dtype
 from sana_ae import DC_AE_F32C32_SANA_1_1, DCAE, DCAEConfig
 from sana_dit import SanaTransformer
 from sana_dit.caption_facts import CaptionFacts

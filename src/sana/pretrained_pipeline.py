@@ -11,11 +11,11 @@ from sana.devices import usable_device
 from sana.hub_absence import absence_explained
 from sana.hub_cache import mend_cache
 from sana.kernels import Kernels, check_kernels
-from sana.model_card import render_card
 from sana.pipeline_folder import INDEX, PipelineFacts, check_components, read_facts, write_facts
 from sana.pipeline_parts import load_parts
-from sana.publication import inspect_folder
-from sana.publishing import Existing, publish
+from sana.publishing.model_card import render_card
+from sana.publishing.publication import inspect_folder
+from sana.publishing.upload import Existing, publish
 from sana_ae import DCAE
 from sana_dit import CaptionEncoder, Quantization, SanaTransformer
 

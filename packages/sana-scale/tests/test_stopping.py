@@ -4,7 +4,7 @@ import random
 import pytest
 
 from sana_scale import Budget, ImprovementBelow, NoGain, StopRule, Threshold, best_of_n
-from sana_scale.student import expected_excess, student_tail
+from sana_scale.expected_excess import expected_excess, student_tail
 
 
 def stops_at(rule, scores):

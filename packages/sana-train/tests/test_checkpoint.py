@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from sana_train import manifest
-from sana_train.checkpoint import CheckpointError, Checkpoints
+from sana_train.checkpointing import manifest
+from sana_train.checkpointing.checkpoint import CheckpointError, Checkpoints
 
 
 @pytest.fixture

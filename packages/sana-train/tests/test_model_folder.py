@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from sana_train.model_folder import ModelFolder
+from sana_train.checkpointing.model_folder import ModelFolder
 
 
 class Normed(nn.Module):

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from sana_train import CAME8bit
-from sana_train.optimizer_state import (
+from sana_train.checkpointing.optimizer_state import (
     create_state,
     load_state_numbers,
     optimizer_settings,

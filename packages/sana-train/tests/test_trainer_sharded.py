@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sana_train.checkpoint import Checkpoints
+from sana_train.checkpointing.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,7 @@ def best_of(
 def _prompts(given: Sequence[str], file: Path | None) -> list[str]:
     if bool(given) == (file is not None):
         raise ValueError("give prompts, or a file of them with --prompts: one of the two")
-    from sana.pruning_calibration import read_prompts
+    from sana.pruning.calibration import read_prompts
 
     if file is not None:
         check_input(file, "--prompts", "a text file with a prompt per line")

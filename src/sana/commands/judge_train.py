@@ -10,7 +10,7 @@ from sana.commands.messages import messages
 from sana.commands.training_runs import RESUMED, STOPPED, check_new_run, trainer_errors
 
 if TYPE_CHECKING:
-    from sana.judge_training import JudgeRun, JudgeTrained
+    from sana.training.judge_run import JudgeRun, JudgeTrained
 
 RANK = 16
 
@@ -42,7 +42,7 @@ def judge_train(
     with messages(goes_on=RESUMED):
         if full and lora is not None:
             raise ValueError(f"--full and --lora {lora} exclude each other: give one of them")
-        from sana.judge_training import JudgeRun
+        from sana.training.judge_run import JudgeRun
 
         run = JudgeRun(
             data=data,
@@ -70,7 +70,7 @@ def judge_train(
 
 def _train(run: "JudgeRun", device: str | None, *, resume: bool) -> "JudgeTrained":
     from sana.devices import usable_device
-    from sana.judge_training import train_judge
+    from sana.training.judge_run import train_judge
 
     check_new_run(run.out, resume=resume, option="--out")
     if not run.progress:

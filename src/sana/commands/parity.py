@@ -55,7 +55,7 @@ def parity(
 
         from sana.commands.drawing_checks import check_size, warn_of_kernels
         from sana.diffusers_comparison import compare_with_diffusers
-        from sana.pruning_calibration import calibration_prompts
+        from sana.pruning.calibration import calibration_prompts
         from sana_scale.files import write_json
 
         if not progress:

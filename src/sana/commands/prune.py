@@ -12,7 +12,7 @@ from sana.commands.file_checks import check_input
 from sana.commands.messages import messages
 
 if TYPE_CHECKING:
-    from sana.pruning import Pruned
+    from sana.pruning.pruned_pipeline import Pruned
 
 SelectorName = Literal["importance", "iterative", "leave-one-out", "window", "uniform", "random"]
 
@@ -64,9 +64,9 @@ def prune(
         from transformers.utils import logging
 
         from sana.pipeline import SanaPipeline
-        from sana.pruning import PruneRequest, prune_folder
-        from sana.pruning_calibration import Calibration, calibration_prompts, read_prompts
-        from sana.pruning_choice import Choice, read_scores
+        from sana.pruning.calibration import Calibration, calibration_prompts, read_prompts
+        from sana.pruning.choice import Choice, read_scores
+        from sana.pruning.pruned_pipeline import PruneRequest, prune_folder
 
         if not progress:
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]

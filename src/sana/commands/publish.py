@@ -36,9 +36,9 @@ def publish(
 ) -> None:
     """Publish a model: nothing is uploaded unless all of it is fit to be."""
     with messages():
-        from sana.card_problems import CARD
-        from sana.publication import inspect_folder
-        from sana.publishing import check_hub_id, publish
+        from sana.publishing.card_problems import CARD
+        from sana.publishing.publication import inspect_folder
+        from sana.publishing.upload import check_hub_id, publish
 
         check_hub_id(repo)
         card: Callable[[], str] | None = None
@@ -57,7 +57,7 @@ def publish(
         else:
             if (folder / CARD).exists():
                 raise ValueError(f"{folder / CARD} is there already: leave --license out, or remove that card")
-            from sana.model_card import render_card
+            from sana.publishing.model_card import render_card
 
             _check_told(base_model, parity, results)
             card = partial(render_card, folder, repo, licence=licence, **told)
@@ -73,7 +73,7 @@ def publish(
 
 def _check_told(base_model: str | None, *files: Path | None) -> None:
     """Raise where no card can be made of what is said: all weights are read before one is."""
-    from sana.publishing import check_hub_id
+    from sana.publishing.upload import check_hub_id
 
     if base_model is not None:
         check_hub_id(base_model, name="base_model")

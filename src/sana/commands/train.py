@@ -15,7 +15,7 @@ from sana.commands.messages import messages
 from sana.commands.training_runs import RESUMED, STOPPED, check_new_run, trainer_errors
 
 if TYPE_CHECKING:
-    from sana.training_plan import TrainingPlan
+    from sana.training.plan import TrainingPlan
 
 
 def train(
@@ -44,7 +44,7 @@ def train(
     with messages(goes_on="" if plan else RESUMED), _logged_warnings():
         if allow_changes and not resume:
             raise ValueError("--allow-changes is given without --resume: a new run has nothing to differ from")
-        from sana.cascade import is_cascade
+        from sana.training.cascade import is_cascade
 
         if plan:
             if verify:
@@ -71,9 +71,9 @@ def _train(
 ) -> bool:
     from sana.devices import usable_device
     from sana.kernels import use_kernels
-    from sana.settings_reading import read_settings
-    from sana.shard_stamps import verify_folder
-    from sana.training_run import make_trainer
+    from sana.training.run import make_trainer
+    from sana.training.settings_reading import read_settings
+    from sana.training.shard_stamps import verify_folder
     from sana_train import process_group
 
     settings = read_settings(run, changes)
@@ -92,10 +92,10 @@ def _train(
 def _train_cascade(
     run: Path, changes: Sequence[str], device: str | None, *, resume: bool, allow_changes: bool, verify: bool
 ) -> bool:
-    from sana.cascade import read_cascade
-    from sana.cascade_run import train_cascade
     from sana.devices import usable_device
-    from sana.shard_stamps import verify_folder
+    from sana.training.cascade import read_cascade
+    from sana.training.cascade_run import train_cascade
+    from sana.training.shard_stamps import verify_folder
     from sana_train import process_group
 
     cascade = read_cascade(run, changes)
@@ -115,9 +115,9 @@ def _say(text: object) -> None:
 
 
 def _plan(run: Path, changes: Sequence[str], processes: int, *, as_json: bool) -> None:
-    from sana.cascade import is_cascade, planned, read_cascade
-    from sana.settings_reading import read_settings
-    from sana.training_plan import plan_training
+    from sana.training.cascade import is_cascade, planned, read_cascade
+    from sana.training.plan import plan_training
+    from sana.training.settings_reading import read_settings
 
     if not is_cascade(run):
         plan = plan_training(read_settings(run, changes), processes=processes)

@@ -11,7 +11,7 @@ from sana.commands.messages import messages
 from sana.commands.training_runs import RESUMED, STOPPED, check_new_run, trainer_errors
 
 if TYPE_CHECKING:
-    from sana.autoencoder_settings import AutoencoderRun
+    from sana.training.autoencoder_settings import AutoencoderRun
 
 
 def train_autoencoder(
@@ -32,7 +32,7 @@ def train_autoencoder(
     with messages(goes_on=RESUMED):
         if allow_changes and not resume:
             raise ValueError("--allow-changes is given without --resume: a new run has nothing to differ from")
-        from sana.autoencoder_settings import read_autoencoder_run
+        from sana.training.autoencoder_settings import read_autoencoder_run
 
         settings = read_autoencoder_run(run, changes or ())
         shown = dataclasses.replace(settings.train, progress=settings.train.progress and progress)
@@ -45,8 +45,8 @@ def train_autoencoder(
 
 
 def _train(run: "AutoencoderRun", device: str | None, *, resume: bool, allow_changes: bool) -> bool:
-    from sana.autoencoder_training import make_autoencoder_trainer, write_scaling_factor
     from sana.devices import usable_device
+    from sana.training.autoencoder_run import make_autoencoder_trainer, write_scaling_factor
     from sana_train import process_group
 
     folder = Path(run.train.run_dir)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from sana_scale.executors import Batch, Executor, Local, Make, check_makers
 from sana_scale.halving import Halving, race
-from sana_scale.memory import Memory
+from sana_scale.memory_store import Memory
 from sana_scale.protocols import Judge, Sampler
 from sana_scale.request import Request, whole_number
 from sana_scale.result import BestOfN

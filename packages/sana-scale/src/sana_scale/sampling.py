@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from sana_scale.executors import Executor, Local, check_makers
 from sana_scale.halving import Halving
-from sana_scale.memory import Memory
+from sana_scale.memory_store import Memory
 from sana_scale.protocols import Judge, Sampler
 from sana_scale.request import Request
 from sana_scale.result import BestOfN, Progress

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from sana_scale.student import expected_excess
+from sana_scale.expected_excess import expected_excess
 
 
 @runtime_checkable

@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from sana_train.came import CAME, CAME8bit, optimizer_state_bytes
-from sana_train.checkpoint import CheckpointError
+from sana_train.checkpointing.checkpoint import CheckpointError
 from sana_train.config import TrainConfig
 from sana_train.data import AspectRatioBuckets, CaptionSampler, LatentShards, write_shard
 from sana_train.distributed import process_group

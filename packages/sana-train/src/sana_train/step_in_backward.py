@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sana_train.optimizer_state import step_one
+from sana_train.checkpointing.optimizer_state import step_one
 
 
 class StepInBackward:

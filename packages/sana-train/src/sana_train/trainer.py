@@ -14,20 +14,20 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
-from sana_train.checkpoint import CheckpointError, Checkpoints, Saved
+from sana_train.checkpointing.checkpoint import CheckpointError, Checkpoints, Saved
+from sana_train.checkpointing.model_folder import ModelFolder
+from sana_train.checkpointing.optimizer_state import check_covered, jumps_at_first
+from sana_train.checkpointing.run_state import RunState
 from sana_train.config import TrainConfig
 from sana_train.distributed import gathered, rank, world_size
 from sana_train.ema import EMA
 from sana_train.guards import SpikeGuard
 from sana_train.metrics import MetricsLog
-from sana_train.model_folder import ModelFolder
 from sana_train.objective import Batches, Objective
-from sana_train.optimizer_state import check_covered, jumps_at_first
 from sana_train.plots import plot_run
 from sana_train.preparation import prepare
 from sana_train.progress import Progress
 from sana_train.run_lock import run_lock
-from sana_train.run_state import RunState
 from sana_train.stop_request import StopRequest, stop_on_sigterm
 from sana_train.train_step import StepResult, TrainStep, autocast
 from sana_train.upcoming import Share, share_at, upcoming

@@ -12,7 +12,7 @@ from forked import together
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from sana_train.checkpoint import CheckpointError, Checkpoints
+from sana_train.checkpointing.checkpoint import CheckpointError, Checkpoints
 from sana_train.run_lock import RunInUseError, run_lock
 
 SIZES = {"even": (4, 3), "uneven": (5, 3), "fewer rows than processes": (1, 7), "vector": (3,)}

@@ -26,8 +26,8 @@ from kill_moments import PHASES, Moment, moments, watch
 from torch import Tensor
 from tqdm import tqdm
 
-from sana_train.tensor_files import read_tensors
-from sana_train.tensor_index import read_index
+from sana_train.checkpointing.tensor_files import read_tensors
+from sana_train.checkpointing.tensor_index import read_index
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sana_train.checkpoint import CheckpointError, Checkpoints, Saved
+from sana_train.checkpointing.checkpoint import CheckpointError, Checkpoints, Saved
+from sana_train.checkpointing.model_folder import ModelFolder
+from sana_train.checkpointing.tensor_index import read_index
 from sana_train.distributed import world_size
 from sana_train.folders import replace_folder
 from sana_train.growth.arrangement import Init
@@ -17,8 +19,6 @@ from sana_train.growth.growing import grow_depth
 from sana_train.growth.plan import GrowthPlan
 from sana_train.growth.proof import Run
 from sana_train.guards import SpikeGuard
-from sana_train.model_folder import ModelFolder
-from sana_train.tensor_index import read_index
 
 Model = TypeVar("Model", bound=nn.Module)
 

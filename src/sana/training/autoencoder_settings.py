@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sana_ae
-from sana.run_file import Section, check_sections, fill, filled_preset, read_run_file
+from sana.training.run_file import Section, check_sections, fill, filled_preset, read_run_file
 from sana_ae import DCAEConfig
 from sana_ae.training import HIGH_RESOLUTION_LATENT, LOW_RESOLUTION_FULL, LOW_RESOLUTION_REFINEMENT, TrainingPhase
 from sana_train import TrainConfig

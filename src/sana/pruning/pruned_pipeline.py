@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sana.catalog import public_name
-from sana.model_card import PARENT
 from sana.pipeline import SanaPipeline
-from sana.pruning_calibration import Calibration, Sample, VelocityError, draw_samples, measure_importance
-from sana.pruning_choice import Choice, check_choice, chosen_blocks
-from sana.pruning_recovery import (
+from sana.pruning.calibration import Calibration, Sample, VelocityError, draw_samples, measure_importance
+from sana.pruning.choice import Choice, check_choice, chosen_blocks
+from sana.pruning.recovery import (
     DrawnSamples,
     Recover,
     empty_caption,
@@ -18,7 +17,8 @@ from sana.pruning_recovery import (
     recover_on_data,
     recovery_settings,
 )
-from sana.run_settings import RunSettings
+from sana.publishing.model_card import PARENT
+from sana.training.settings import RunSettings
 from sana_dit import SanaTransformer
 from sana_scale import BlockImportance, PrunePlan, prune_depth
 from sana_scale.depth import Cost, Stage, apply_plan, forward_cost, write_report

@@ -15,8 +15,8 @@ from torch.distributed.checkpoint.metadata import MetadataIndex, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan, WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
+from sana_train.checkpointing.tensor_index import read_index
 from sana_train.peers import Peers
-from sana_train.tensor_index import read_index
 
 
 class Snapshot:

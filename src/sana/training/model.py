@@ -7,7 +7,7 @@ import torch
 
 from sana.catalog import locate
 from sana.pipeline_folder import INDEX, read_json
-from sana.run_settings import ModelSettings
+from sana.training.settings import ModelSettings
 from sana_dit import SanaConfig, SanaTransformer
 from sana_dit.diffusers_config import from_diffusers_config
 

@@ -20,11 +20,11 @@ from typing import Any
 from torch import Tensor
 from torch.distributed.checkpoint.storage import WriteResult
 
-from sana_train import manifest
+from sana_train.checkpointing import manifest
+from sana_train.checkpointing.tensor_files import Snapshot, read_tensors
+from sana_train.checkpointing.tensor_index import INDEX, differences, read_index
 from sana_train.folders import sync, write_synced
 from sana_train.peers import PeerError, Peers
-from sana_train.tensor_files import Snapshot, read_tensors
-from sana_train.tensor_index import INDEX, differences, read_index
 
 logger = logging.getLogger(__name__)
 

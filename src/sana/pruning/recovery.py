@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from sana.pipeline import SanaPipeline
-from sana.pruning_calibration import Sample
-from sana.run_file import read_run_file
-from sana.run_settings import RunSettings
-from sana.settings_reading import settings_of
-from sana.training_optimizer import make_optimizer
-from sana.training_run import check_data, fixed_settings, make_objective, training_data
+from sana.pruning.calibration import Sample
+from sana.training.optimizer import make_optimizer
+from sana.training.run import check_data, fixed_settings, make_objective, training_data
+from sana.training.run_file import read_run_file
+from sana.training.settings import RunSettings
+from sana.training.settings_reading import settings_of
 from sana_dit import Captions, SanaTransformer
 from sana_scale import PrunePlan
 from sana_scale.depth import Distillation, calibration_hash

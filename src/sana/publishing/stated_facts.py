@@ -8,8 +8,8 @@ from huggingface_hub import HfApi, ModelCard
 from safetensors import safe_open
 from yaml import YAMLError  # what ModelCard raises
 
-from sana.card_problems import CARD
 from sana.pipeline_folder import find_file, read_json
+from sana.publishing.card_problems import CARD
 
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 _WEIGHTS = "diffusion_pytorch_model.safetensors"

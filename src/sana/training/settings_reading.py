@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import sana_dit
-from sana.run_file import Section, check_keys, check_sections, fill, filled_preset, read_run_file, typed
-from sana.run_settings import (
+from sana.training.run_file import Section, check_keys, check_sections, fill, filled_preset, read_run_file, typed
+from sana.training.settings import (
     OPTIMIZERS,
     POSITIONS,
     CheckpointSettings,

@@ -13,9 +13,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # documented, not marked as exported
 
-from sana.card_problems import CARD
 from sana.pipeline_folder import INDEX
-from sana.publication import PICKLES, Publication
+from sana.publishing.card_problems import CARD
+from sana.publishing.publication import PICKLES, Publication
 
 Existing = Literal["refuse", "update", "replace"]
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin.index.json", ".h5", ".msgpack", *PICKLES)

@@ -6,8 +6,8 @@ from textwrap import shorten
 
 import torch
 
-from sana.part_card import part_kind
 from sana.pipeline_folder import INDEX, read_facts, read_json
+from sana.publishing.part_card import part_kind
 from sana_ae import DCAE
 from sana_dit import CaptionEncoder, SanaTransformer
 from sana_judge import VILAJudge

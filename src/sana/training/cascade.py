@@ -6,10 +6,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from sana.run_file import Section, fill, parsed_change, read_toml
-from sana.run_settings import POSITIONS, RunSettings
-from sana.settings_reading import settings_of
-from sana.training_model import model_config
+from sana.training.model import model_config
+from sana.training.run_file import Section, fill, parsed_change, read_toml
+from sana.training.settings import POSITIONS, RunSettings
+from sana.training.settings_reading import settings_of
 
 STAGES = "stage"
 _SECTIONS = {section.name for section in fields(RunSettings)} | {"cascade"}

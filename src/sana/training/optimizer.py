@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from sana.run_settings import AdamWSettings, CAME8bitSettings, OptimizerSettings
+from sana.training.settings import AdamWSettings, CAME8bitSettings, OptimizerSettings
 from sana_train import CAME, CAME8bit
 
 

@@ -6,7 +6,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sana.run_settings import (
+from sana.training.memory import StepShape, activation_bytes, forward_flops
+from sana.training.model import DTYPES, model_config
+from sana.training.run import check_data, samples_per_pass, training_data
+from sana.training.settings import (
     AdamWSettings,
     CAME8bitSettings,
     CAMESettings,
@@ -14,9 +17,6 @@ from sana.run_settings import (
     OptimizerSettings,
     RunSettings,
 )
-from sana.training_memory import StepShape, activation_bytes, forward_flops
-from sana.training_model import DTYPES, model_config
-from sana.training_run import check_data, samples_per_pass, training_data
 from sana_dit import SanaConfig, SanaTransformer
 from sana_train import LatentShards, TrainConfig
 from sana_train.came.memory import optimizer_state_bytes

@@ -10,10 +10,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from sana.autoencoder_settings import AutoencoderRun, AutoencoderSettings
 from sana.catalog import locate
 from sana.pixels import to_pil
 from sana.png import save_png
+from sana.training.autoencoder_settings import AutoencoderRun, AutoencoderSettings
 from sana_ae import DCAE
 from sana_ae.training import (
     LPIPS,
@@ -35,7 +35,7 @@ SCALED_ON = 256  # images that the scale of the latents is measured on
 def make_autoencoder_trainer(
     run: AutoencoderRun, *, device: torch.device, resume: bool = False, allow_changes: bool = False
 ) -> Trainer:
-    """The trainer of a run, ready to `fit()`; see `sana.training_run.make_trainer`.
+    """The trainer of a run, ready to `fit()`; see `sana.training.run.make_trainer`.
 
     Raises:
         FileNotFoundError: images, a checkpoint or the weights of a measure are not there.

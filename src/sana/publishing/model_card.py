@@ -9,9 +9,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from sana.model_facts import model_facts
 from sana.parity import Parity, weights_hash
-from sana.part_card import render_part_card
 from sana.pipeline_folder import INDEX, read_json
-from sana.publishing import check_hub_id
+from sana.publishing.part_card import render_part_card
+from sana.publishing.upload import check_hub_id
 
 PROMPT = "two red apples left of a cat"
 PLANS = {"growth.json": "grown", "plan.json": "pruned"}  # as `sana grow` and `sana prune` leave them

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from sana.pipeline import SanaPipeline
-from sana.pruning_calibration import Calibration, VelocityError, measure_importance
+from sana.pruning.calibration import Calibration, VelocityError, measure_importance
 from sana_scale.depth import (
     evenly_spaced,
     iterative_removal_order,

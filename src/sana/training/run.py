@@ -11,11 +11,11 @@ from torch import nn
 
 from sana.catalog import locate
 from sana.growing_runs import grown_optimizer, growth_facts
-from sana.run_settings import POSITIONS, RunSettings
-from sana.shard_stamps import proved_stamps, stamps
-from sana.training_model import make_model, model_config
-from sana.training_optimizer import make_optimizer
-from sana.training_samples import TrainingSamples
+from sana.training.model import make_model, model_config
+from sana.training.optimizer import make_optimizer
+from sana.training.samples import TrainingSamples
+from sana.training.settings import POSITIONS, RunSettings
+from sana.training.shard_stamps import proved_stamps, stamps
 from sana_ae import DCAE
 from sana_dit import CaptionEncoder, SanaConfig, SanaTransformer
 from sana_train import FlowMatching, FlowValidation, LatentShards, Trainer

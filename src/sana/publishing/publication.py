@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from sana.card_problems import CARD, card_problems
-from sana.loading_problems import loading_problems
-from sana.model_completeness import missing_files
+from sana.publishing.card_problems import CARD, card_problems
+from sana.publishing.loading_problems import loading_problems
+from sana.publishing.model_completeness import missing_files
 
 PUBLISHED = (".jinja", ".json", ".jsonl", ".md", ".model", ".png", ".safetensors", ".txt")
 """All that is published, beside a licence: `.model` and `.jinja` are of tokenizers."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sana.pixels import to_pil
 from sana.png import save_png
-from sana.run_settings import SampleSettings
+from sana.training.settings import SampleSettings
 from sana_ae import DCAE
 from sana_dit import CaptionEncoder, Captions, SanaTransformer, flow_dpm_solver, guided_velocity, seeded_noise
 

@@ -7,10 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sana_train.config import TrainConfig
-from sana_train.ema import EMA
-from sana_train.guards import SpikeGuard
-from sana_train.optimizer_state import (
+from sana_train.checkpointing.optimizer_state import (
     create_state,
     load_state_numbers,
     optimizer_settings,
@@ -19,6 +16,9 @@ from sana_train.optimizer_state import (
     state_tensors,
     with_state,
 )
+from sana_train.config import TrainConfig
+from sana_train.ema import EMA
+from sana_train.guards import SpikeGuard
 
 
 class RunState:

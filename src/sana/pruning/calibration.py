@@ -51,7 +51,7 @@ class Sample(NamedTuple):
 def calibration_prompts(model: str | Path) -> list[str]:
     """The 100 prompts that come with this package: of the embedded model's own world, or general ones."""
     name = "emoji" if str(model) == EMBEDDED else "general"
-    return read_prompts(Path(__file__).parent / "calibration" / f"{name}.txt")
+    return read_prompts(Path(__file__).parent / "calibration_prompts" / f"{name}.txt")
 
 
 def read_prompts(path: Path) -> list[str]:

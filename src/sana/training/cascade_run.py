@@ -9,9 +9,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from sana.cascade import Cascade, Stage
 from sana.kernels import use_kernels
-from sana.training_run import make_trainer
+from sana.training.cascade import Cascade, Stage
+from sana.training.run import make_trainer
 from sana_scale.files import write_json
 from sana_train import CheckpointError
 

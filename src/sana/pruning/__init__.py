@@ -1,0 +1,1 @@
+"""Depth pruning of whole pipelines (SANA-1.5): measured, chosen, removed, recovered."""

@@ -1,0 +1,1 @@
+"""What is looked into and written before a model goes to the Hub, and its upload."""
