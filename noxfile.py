@@ -12,18 +12,18 @@ nox.options.sessions = ["lint", "typecheck", "test-all"]
 
 ROOT = Path(__file__).parent
 PACKAGES = ["sana-ae", "sana-dit", "sana-train", "sana-scale", "sana-judge"]
-BENCHMARKS = {
-    "op": "operations",
-    "dit": "denoiser",
-    "guided": "guided_step",
-    "quantization": "quantization",
-    "ae": "autoencoder",
-    "image": "image",
-    "train": "training_step",
-    "optimizer": "optimizer_step",
-    "judge": "judging",
-    "counts": "counts",
-}
+BENCHMARKS = [
+    "autoencoder",
+    "counts",
+    "denoiser",
+    "guided_step",
+    "image",
+    "judging",
+    "operations",
+    "optimizer_step",
+    "quantization",
+    "training_step",
+]
 OLDEST = ["sana-ae", "sana-dit", "sana-judge", "sana-train", "sana-suite"]  # all but sana-scale need one of the two
 FROM_SITE_PACKAGES = """
 import importlib, sys, sysconfig
@@ -83,7 +83,7 @@ def typecheck(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def demo(session: nox.Session) -> None:
-    """A picture from a prompt with the embedded model: nox -s demo -- "a red apple"."""
+    """Draw a prompt with the embedded model: nox -s demo -- "a red apple"."""
     session.install("-e", ".", *editable(*PACKAGES), *CONSTRAINTS)
     session.run("sana", "generate", *(session.posargs or ["two red apples left of a cat"]))
 
@@ -160,7 +160,7 @@ def test_earlier_torch(session: nox.Session, package: str) -> None:
 def release(session: nox.Session) -> None:
     """Build one package and check that its tag may be released: nox -s release -- sana-dit-v0.1.0."""
     if len(session.posargs) != 1:
-        session.error("name one tag: nox -s release -- sana-dit-v0.1.0")
+        session.error("give one tag: nox -s release -- sana-dit-v0.1.0")
     (tag,) = session.posargs
     session.run("python", "-m", "release.readiness", tag)
     package = tag.rpartition("-v")[0]
@@ -174,18 +174,18 @@ def release(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure against the references and write benchmarks/results/: nox -s bench -- <name> [--device cuda]."""
+    """Measure against the references and write benchmarks/results/: nox -s bench -- denoiser [--device cuda]."""
     name, *options = session.posargs or ["none"]
     if name not in BENCHMARKS:
-        session.error(f"nox -s bench -- {name}: it is one of {', '.join(BENCHMARKS)}")
+        session.error(f"nox -s bench -- {name}: the name must be one of {', '.join(BENCHMARKS)}")
     trainer = group("bench", ROOT / "packages" / "sana-train")
     session.install("-e", ".", *editable(*PACKAGES), *group("test"), *trainer, *CONSTRAINTS)
-    session.run("python", "-m", f"benchmarks.{BENCHMARKS[name]}", *options)
+    session.run("python", "-m", f"benchmarks.{name}", *options)
 
 
 @nox.session(default=False)
 def soak(session: nox.Session) -> None:
-    """Compile every kernel; kill runs of training and of best-of-N at random moments and compare them with others."""
+    """Compile every kernel; kill training and best-of-N runs at random and compare with undisturbed ones."""
     packages = ("sana-ae", "sana-dit", "sana-train", "sana-scale")
     groups = [line for package in packages for line in group("test", ROOT / "packages" / package)]
     session.install(*editable(*packages), *groups, *CONSTRAINTS)

@@ -1,1 +1,1 @@
-"""Measurements against diffusers, in turn in one process; `nox -s bench -- <op|dit|ae|image|train>` runs them."""
+"""Measurements against diffusers, in turn in one process; `nox -s bench -- <module>` runs them."""

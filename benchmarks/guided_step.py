@@ -117,7 +117,7 @@ def guided_step(
     """Returns our evaluation of that batch as samplers call it, captions and timestep read."""
     pairs = zip(inputs["caption"].split(1), inputs["caption_mask"].split(1), strict=True)
     negative, captions = (Captions(*pair) for pair in pairs)
-    velocity = guided_velocity(model, captions, negative, scale=SCALE, denoise=denoise)
+    velocity = guided_velocity(model, captions, negative, guidance_scale=SCALE, denoise=denoise)
     x, step = inputs["latents"][:1], velocity.scheduled(inputs["timestep"][:1])
 
     def run() -> Tensor:

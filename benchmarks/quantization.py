@@ -102,9 +102,9 @@ def bytes_of(module: nn.Module) -> int:
 
 
 def _draw(pipeline: SanaPipeline) -> tuple[Tensor, Tensor]:
-    captions, negative = pipeline.encode(PROMPTS, scale=4.0)
+    captions, negative = pipeline.encode(PROMPTS, guidance_scale=4.0)
     size, _ = pipeline.sizes(None, None)
-    latents = pipeline.denoise(captions, negative, range(len(PROMPTS)), size=size, steps=STEPS, scale=4.0)
+    latents = pipeline.denoise(captions, negative, range(len(PROMPTS)), size=size, steps=STEPS, guidance_scale=4.0)
     return captions.embeddings[captions.mask.bool()], latents
 
 

@@ -1,10 +1,17 @@
 """What the tests of the whole share: the recipes, which are run from the repository's root and never installed."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ.pop("HF_HUB_ENABLE_HF_TRANSFER", None)  # huggingface_hub warns of it when it is imported
+os.environ.pop(
+    "GITHUB_ACTIONS", None
+)  # with each of these three typer, when it is imported, puts colours into messages
+os.environ.pop("FORCE_COLOR", None)
+os.environ.pop("PY_COLORS", None)
 
 import pytest
 import torch
@@ -70,6 +77,12 @@ def tiny_components(sample_size: int, *, sprint: bool = False, channels: int = 8
         scheduler = diffusers.SCMScheduler(prediction_type="trigflow", sigma_data=0.5)
     parts = {"tokenizer": tokenizer, "text_encoder": text_encoder, "vae": vae}
     return parts | {"transformer": transformer, "scheduler": scheduler}
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No message and no table is wrapped, whatever terminal the tests run in."""
+    monkeypatch.setenv("COLUMNS", "200")
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from sana.best_of import make_executor
 from sana.commands import app
 from sana.judges import load_judge
 from sana.run_identity import claim_run
-from sana.sampler import Drawing, load_sampler
+from sana.sampler import FACTS, Drawing, PipelineSampler, load_sampler
 from sana.stop_rules import parse_stop
 from sana_scale import Budget, ImprovementBelow, Local, NoGain, PreviewingSampler, Ray, SharedDir, Threshold
 from sana_scale.files import FileLock
@@ -65,6 +65,30 @@ def test_a_kept_picture_is_drawn_again_from_what_it_says(run, small_folder, tmp_
     with Image.open(best["path"]) as kept, Image.open(again) as alone:
         # Another batch shape may round a pixel the other way.
         assert np.abs(np.asarray(kept).astype(int) - np.asarray(alone).astype(int)).max() <= 1
+
+
+def test_a_kept_picture_says_what_drew_it_as_generate_does(run, small_folder, tmp_path):
+    (record,) = json.loads(run("a cat", "-n", 1, "--out", tmp_path, "--json").stdout)
+    ask = ["generate", "a cat", "--model", small_folder, "--steps", 2, "--out", tmp_path / "one.png", "--json"]
+    (alone,) = json.loads(CliRunner().invoke(app, [*map(str, ask), "--device", "cpu", "--no-progress"]).stdout)
+    best = record["best"][0]
+    assert list(alone) == [name for name in best if name not in ("score", "judge")]
+    assert [best.get(name) for name in FACTS] == [alone.get(name) for name in FACTS]
+    assert (best["sampler"], best["steps"], best["guidance_scale"]) == ("Flow-DPM-Solver", 2, 4.5)
+
+
+def test_what_drew_a_picture_is_told_without_its_weights(sprint_folder, small_folder):
+    given = Drawing(model=str(small_folder), revision=None, loras=(("a", 0.5),), steps=3).facts()
+    assert given == {
+        "model": str(small_folder),
+        "loras": {"a": 0.5},
+        "sampler": "Flow-DPM-Solver",
+        "steps": 3,
+        "guidance_scale": 4.5,
+        "negative_prompt": "",
+    }
+    sprint = Drawing(model=str(sprint_folder)).facts()
+    assert (sprint["sampler"], sprint["steps"]) == ("sCM", 2)
 
 
 def test_a_run_directory_goes_on_and_knows_who_made_it(run, tmp_path):
@@ -128,6 +152,8 @@ def test_a_large_batch_is_drawn_at_once(small_folder):
     sampler("a cat", range(10))
     sampler.previewing("a cat", range(10), at=(), keep=lambda images: range(10))
     assert rows == [10, 10]
+    PipelineSampler(sampler._pipeline, drawing, batch_size=8)("a cat", range(10))
+    assert rows[2:] == [8, 2]
 
 
 def test_adapters_change_what_is_drawn(run, small_folder, tmp_path):
@@ -146,11 +172,18 @@ def test_adapters_change_what_is_drawn(run, small_folder, tmp_path):
     assert not np.array_equal(*pictures)
 
 
-@pytest.mark.parametrize("ask", [("-n", 2, "--keep", 4), ("-n", 8, "--keep", 4, "--budget", 2)], ids=str)
-def test_a_senseless_request_claims_no_directory(run, tmp_path, ask):
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (("-n", 2, "--keep", 4), "n is 2 and keep 4"),
+        (("-n", 8, "--keep", 4, "--budget", 2), "budget is 2; it may not give each of 1 prompts keep=4 images"),
+    ],
+    ids=str,
+)
+def test_a_senseless_request_claims_no_directory(run, tmp_path, ask, words):
     result = run("a cat", *ask, "--run-dir", tmp_path / "run", "--out", tmp_path)
     assert result.exit_code == 2
-    assert "keep=4" in result.stderr
+    assert words in result.stderr
     assert os.listdir(tmp_path) == []
 
 
@@ -214,21 +247,21 @@ def test_the_curve_is_written_as_json_and_as_a_picture(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give prompts, or a file of them"),
-        (["a", "a"], "'a' is there twice"),
-        (["a", "-n", "2", "--keep", "3"], "n=2 images cannot give the best keep=3"),
+        ([], "give either prompts or a file of them"),
+        (["a", "a"], "'a' is given twice"),
+        (["a", "-n", "2", "--keep", "3"], "n is 2 and keep 3; n must be at least keep"),
         (["a", "--stop", "loud"], "--stop is 'loud'"),
-        (["a", "--stop", "gain=0"], r"--stop is 'gain=0' \(NoGain\(images=0\)"),
-        (["a", "--stop", "gain=inf"], r"--stop is 'gain=inf' \(inf is no whole number"),
+        (["a", "--stop", "gain=0"], r"--stop is 'gain=0' \(NoGain"),
+        (["a", "--stop", "gain=inf"], r"--stop is 'gain=inf' \(inf is not a whole number"),
         (["a", "--stop", "images=nan"], r"--stop is 'images=nan'"),
-        (["a", "--stop", "p=nan"], r"--stop is 'p=nan' \(Threshold\(score=nan\)"),
+        (["a", "--stop", "p=nan"], r"--stop is 'p=nan' \(Threshold"),
         (["a", "--stop", "p=95"], r"--stop is 'p=95' \(p is 95"),
         (["a", "--stop", "improvement=nan"], r"--stop is 'improvement=nan'"),
         (["a", "--prune", "--prune-at", "2"], "--prune-at is '2'"),
-        (["a", "--curve", "--stop", "0.9"], "--curve is for whole runs"),
+        (["a", "--curve", "--stop", "0.9"], "--curve needs complete runs"),
         (["a", "--executor", "shared-dir"], "give --run-dir"),
         (["a", "--workers", "2"], "choose shared-dir or ray"),
-        (["a", "--prompts", "nowhere.txt"], "one of the two"),
+        (["a", "--prompts", "nowhere.txt"], "give either"),
         (["--prompts", "nowhere.txt"], "nowhere.txt"),
         (["a", "--size", "big"], "--size is 'big'"),
         (["a", "--quantize", "int2"], "Invalid value for '--quantize'"),

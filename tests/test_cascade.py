@@ -138,7 +138,7 @@ def test_a_sigterm_says_in_which_stage_it_stopped(cascade):
         while not list(Path("run/2-large/checkpoints").glob("step-*/COMMIT")) and not stopped.ready():
             time.sleep(0.005)
         os.kill(pool._pool[0].pid, signal.SIGTERM)
-        assert stopped.get(60) == (143, "stopped in stage large: go on with --resume\n")
+        assert stopped.get(60) == (143, "stopped in stage large: resume with --resume\n")
 
 
 def _exit_of_train():
@@ -152,13 +152,13 @@ def test_a_cascade_is_not_started_over_or_resumed_otherwise(cascade):
     assert train(*few).exit_code == 0
     again = train(*few)
     assert again.exit_code == 2
-    assert "run holds a cascade: go on with --resume, or give another cascade.run_dir" in again.stderr
+    assert "run holds a cascade: resume it with --resume, or give another cascade.run_dir" in again.stderr
     other = train(*few, "--resume", "--set", "small.objective.shift=2.0")
     assert other.exit_code == 2
-    assert "stage small is finished and was trained otherwise ([objective] {'shift': 3.0" in other.stderr
+    assert "stage small is finished and was trained with other settings ([objective] {'shift': 3.0" in other.stderr
     deeper = train(*few, "--resume", "--set", "model.num_layers=5")
     assert deeper.exit_code == 2
-    assert "stage small is finished and was trained otherwise ([model] {" in deeper.stderr
+    assert "stage small is finished and was trained with other settings ([model] {" in deeper.stderr
     assert train(*few, "--resume", "--allow-changes", "--set", "small.objective.shift=2.0").exit_code == 0
 
 
@@ -182,7 +182,7 @@ def test_a_change_of_the_resolution_reaches_its_stages(cascade, change, sizes):
 
 
 def test_a_change_may_not_give_a_later_stage_another_shape(cascade):
-    with pytest.raises(ValueError, match=r"stage large: \[model\] has num_layers; it goes on from the stage before"):
+    with pytest.raises(ValueError, match=r"stage large: \[model\] has num_layers; it continues the stage before"):
         read_cascade(cascade, ["large.model.num_layers=3"])
 
 
@@ -234,7 +234,7 @@ def test_new_blocks_are_warmed_up_in_the_first_stage_alone(cascade):
         (
             "model.sample_size = 4",
             "model.num_layers = 3",
-            r"stage large: \[model\] has num_layers; it goes on from the stage before, so only weights, kernels, ",
+            r"stage large: \[model\] has num_layers; it continues the stage before, so only weights, kernels, ",
         ),
         (
             "objective.shift = 6.0",
@@ -242,7 +242,11 @@ def test_new_blocks_are_warmed_up_in_the_first_stage_alone(cascade):
             r"stage large: has \[growth\], which warms up what the first stage begins with: put it there",
         ),
         ("data.batch_size = 2", "data.batch_size = 0", r"stage large: \[data\] batch_size is 0"),
-        ("objective.shift = 6.0", "objectives.shift = 6.0", r"stage large: has a section \[objectives\]; known are"),
+        (
+            "objective.shift = 6.0",
+            "objectives.shift = 6.0",
+            r"stage large: has a section \[objectives\]; it must be one of",
+        ),
         ("objective.shift = 6.0", "shift = 6.0", r"has shift in stage large; put it where it belongs"),
         ("[cascade]", "steps = 3\n[cascade]", r"has steps 3; it must be a section"),
     ],

@@ -44,9 +44,9 @@ def test_an_unknown_name_suggests_the_nearest(given, meant):
 
 def test_what_a_public_checkpoint_is_and_costs_is_known_without_its_files():
     facts = model_facts("sana-1.5-4.8b-1024")
-    assert facts["components"]["transformer"]["parameters"] == 4_721_825_952
-    assert facts["components"]["text_encoder"]["parameters"] == 2_614_341_888
-    assert (facts["height"], facts["steps"], facts["flow_shift"]) == (1024, 20, 3.0)
+    assert facts.components["transformer"].parameters == 4_721_825_952
+    assert facts.components["text_encoder"].parameters == 2_614_341_888
+    assert (facts.height, facts.steps, facts.flow_shift) == (1024, 20, 3.0)
     assert find("sana-1.5-4.8b-1024").config == SANA_1_5_4_8B
 
 
@@ -57,8 +57,8 @@ def test_info_says_where_a_checkpoint_is_and_how_it_may_be_used(capsys):
     for part in (checkpoint.repository, "revision main", checkpoint.licence, "bfloat16", "size bins", "no flow shift"):
         assert part in shown
     facts = model_facts("embedded")
-    assert (facts["dtype"], facts["revision"], facts["bins"]) == ("float16", None, None)
-    assert facts["licence"] == "apache-2.0"
+    assert (facts.dtype, facts.revision, facts.bins) == ("float16", None, None)
+    assert facts.licence == "apache-2.0"
 
 
 def test_a_configuration_that_means_nothing_is_named_with_its_file(folder):
@@ -74,11 +74,11 @@ TEXT, OWN = "text_encoder/config.json", "text_encoder/sana.json"
 @pytest.mark.parametrize(
     ("file", "fields", "told"),
     [
-        (TEXT, {"num_hidden_layers": "20"}, r"describes nothing that can be made \(.*TypeError"),
-        (TEXT, {"hidden_size": "big"}, r"describes nothing that can be made \(.*TypeError"),
+        (TEXT, {"num_hidden_layers": "20"}, r"does not describe a model that can be built \(.*TypeError"),
+        (TEXT, {"hidden_size": "big"}, r"does not describe a model that can be built \(.*TypeError"),
         (TEXT, {"hidden_activation": "nonsense"}, "KeyError: 'nonsense'"),
         (TEXT, {"model_type": "nope"}, "Unrecognized model identifier: nope"),
-        (TEXT, {"model_type": "clip"}, "describes nothing that can be made"),  # it wants pictures
+        (TEXT, {"model_type": "clip"}, "does not describe a model that can be built"),  # it wants pictures
         (OWN, {"captions": 3}, "has 3 under 'captions', not an object"),
         (OWN, {"captions": {"max_tokens": "many"}}, "max_tokens is 'many'; it must be at least 2"),
         (OWN, {"captions": {"more": 1}}, r"has \['more'\] under 'captions'"),

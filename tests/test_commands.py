@@ -70,7 +70,7 @@ def test_the_settings_in_a_picture_draw_it_again(run, small_folder, tmp_path):
         (["--seeds", "3,-1"], "give whole numbers from 0"),
         (["--seed", "-1"], "Invalid value for '--seed'"),
         (["--seeds", "1,2", "-n", "2"], "leave --seed and -n out"),
-        (["--cfg", "nan"], "nan is no finite number"),
+        (["--cfg", "nan"], "nan is not a finite number"),
         (["--device", "nowhere"], "device 'nowhere' cannot be used"),
         (["--out", "one.jpg"], "written as PNG"),
         (["--steps", "0"], "Invalid value for '--steps'"),
@@ -78,7 +78,7 @@ def test_the_settings_in_a_picture_draw_it_again(run, small_folder, tmp_path):
         (["--dtype", "int8"], "Invalid value for '--dtype'"),
         (["--kernels", "triton"], "Invalid value for '--kernels'"),
         (["--tile", "48"], "tile is 48 pixels; it must be a multiple of 32"),
-        (["-n", "2", "--out", "one.png"], "one file, for 2 pictures"),
+        (["-n", "2", "--out", "one.png"], "one file, for 2 images"),
     ],
 )
 def test_bad_options_are_one_line_and_leave_nothing(run, small_folder, tmp_path, monkeypatch, arguments, message):
@@ -105,7 +105,7 @@ def test_a_size_that_was_not_trained_is_drawn_with_a_warning(run, small_folder, 
         "generate", "a dog", "--model", small_folder, "--steps", 1, "--out", tmp_path, "--device", "cpu", *size
     )
     assert result.exit_code == 0, result.output
-    assert ("--size is 96x64, and the model was trained at 64x64 alone" in result.stderr) == warned
+    assert ("--size is 96x64, and the model was trained only at 64x64" in result.stderr) == warned
 
 
 def test_a_checkpoint_with_bins_takes_any_size(diffusers_folder, capsys):
@@ -224,7 +224,7 @@ def test_info_counts_every_evaluation_of_a_picture(run, small_folder, tmp_path):
     for facts in ({}, {"steps": 10}, {"steps": 10, "guidance_scale": 1.0}):  # 40, 20 and 10 evaluations
         (folder / "sana.json").write_text(json.dumps({"pipeline": facts}))
         printed = json.loads(run("info", folder, "--json").stdout)
-        flops.append(printed["components"]["transformer"]["flops_per_picture"])
+        flops.append(printed["components"]["transformer"]["flops_per_image"])
     assert flops[2] > 0
     assert flops == [4 * flops[2], 2 * flops[2], flops[2]]
 

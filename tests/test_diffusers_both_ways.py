@@ -194,4 +194,30 @@ def test_every_model_goes_to_the_hub_and_back_here_and_in_diffusers(small_folder
         stranger = variables | {"HF_TOKEN": "hf_other", "HF_HOME": str(tmp_path / "stranger")}
         refused = subprocess.run([sys.executable, "-c", load], env=stranger, capture_output=True, text=True)
         assert refused.returncode == 1
-        assert "tester/transformer" in refused.stderr
+        assert "PermissionError: the Hub does not take this token for tester/transformer" in refused.stderr
+
+
+ON_A_GPU = """
+import torch
+from sana import SanaPipeline
+pipe = SanaPipeline.from_pretrained("tester/two", device="meta")  # as on a GPU, and without weights
+assert next(pipe.transformer.parameters()).dtype == torch.float16
+"""
+
+
+def test_of_two_precisions_on_the_hub_only_the_half_is_fetched_for_a_gpu(theirs, small_folder, tmp_path):
+    theirs.save_pretrained(tmp_path / "two")
+    half = diffusers.SanaTransformer2DModel.from_pretrained(small_folder / "transformer").half()
+    half.save_pretrained(tmp_path / "two" / "transformer", variant="fp16")
+    with HubServer(tmp_path / "hub") as hub:
+        variables = os.environ | hub.environment(tmp_path / "home") | {"HF_HUB_DISABLE_XET": "1"}
+        upload = "from huggingface_hub import HfApi as A; A().create_repo('tester/two'); "
+        upload += "A().upload_folder(repo_id='tester/two', folder_path='two')"
+        for script, offline in ((upload, ""), (ON_A_GPU, ""), (ON_A_GPU, "1")):  # the last out of the cache
+            done = subprocess.run(
+                [sys.executable, "-c", script], env=variables | {"HF_HUB_OFFLINE": offline}, cwd=tmp_path,
+                capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+    fetched = {path.name for path in (tmp_path / "home").rglob("transformer/*.safetensors")}
+    assert fetched == {"diffusion_pytorch_model.fp16.safetensors"}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from recipes.emoji import train_autoencoder
+from recipes.emoji.release import autoencoder_training
 from recipes.emoji.rendering import render_scenes
 from recipes.emoji.scenes import render, scene_at
 from recipes.emoji.sprites import DrawnSprites, FolderSprites, SpriteSheet, save_sprites
@@ -60,4 +61,9 @@ def test_the_decoder_is_refined_and_the_latents_stay(tmp_path, monkeypatch):
     assert refined.config == given.config
     report = json.loads(Path(tmp_path / "autoencoder.json").read_text())
     assert list(report["phases"]) == ["before", "decoder", "head"]
+    assert [(phase["trains"], phase["steps"]) for phase in report["training"]] == [("decoder", 2), ("decoder_head", 1)]
+    assert autoencoder_training(report) == (
+        "2 steps of its decoder with L1 + multi-scale SSIM, "
+        "then 1 steps of its decoder's head with L1 + multi-scale SSIM + adversarial"
+    )
     assert (tmp_path / "autoencoder.png").exists()

@@ -41,7 +41,7 @@ def test_token_ids_go_to_the_device_of_the_text_encoder(pipeline):
 
 
 def test_importance_keeps_the_blocks_that_matter_most(pipeline):
-    calibration = Calibration(prompts=("a dog",), seed=0, steps=1, scale=1.0)
+    calibration = Calibration(prompts=("a dog",), seed=0, steps=1, guidance_scale=1.0)
     importance, _ = measure_importance(pipeline, calibration, branches=(), progress=False)
     assert kept_blocks("importance", 1, importance, 0) == [int(importance.values.argmax())]
     assert kept_blocks("uniform", 2, importance, 0) == [0, 1]

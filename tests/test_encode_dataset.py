@@ -158,7 +158,7 @@ def test_images_that_are_new_or_mended_are_encoded_when_asked_for(run, images, s
     refused = encode(run, images, out, small_folder)
     assert (refused.exit_code, LatentShards(out, batch_size=6).samples) == (2, 6)
     assert "has 3 images and tars and had 2 when" in refused.stderr
-    assert "encode what changed with --retry" in refused.stderr
+    assert "encode them with --retry" in refused.stderr
     taken = encode(run, images, out, small_folder, "--retry", "--json")
     assert json.loads(taken.stdout)["samples"] == LatentShards(out, batch_size=7).samples == 7
 
@@ -194,7 +194,7 @@ def test_parts_make_up_the_whole(run, images, small_folder, tmp_path):
             ["--max-skipped", "0.01"],
             "1 of 7 samples had to be skipped (1 image damaged or cut short), and 1.00% may be",
         ),
-        (["--part", "2/2"], "--part is '2/2'; give the number of this part and of all"),
+        (["--part", "2/2"], "--part is '2/2'; give the number of this part and the number of parts"),
         (["--side", "100"], "side is 100 and multiple 32"),
         (["--min-score", "25"], "none of the 7 images"),
         (["--model", "nowhere/at/all"], "nowhere/at/all"),

@@ -81,15 +81,15 @@ def test_a_killed_drawing_leaves_what_it_finished(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--steps", "2"], "images was drawn otherwise (steps 1 -> 2): give the same, or another folder"),
+        (["--steps", "2"], "images was drawn with other settings (steps 1 -> 2): use the same, or give another folder"),
         (["--seed", "5"], "seeds [0, 1] -> [5, 6]"),
         (["--size", "64x96"], "(height 128 -> 96, width 128 -> 64)"),
-        (["--geneval", "one.jsonl"], "was drawn otherwise (metadata"),
+        (["--geneval", "one.jsonl"], "was drawn with other settings (metadata"),
         (["--geneval", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--geneval", "empty.jsonl"], "empty.jsonl is empty"),
         (["--out", "one.png"], "one file, for the prompts of metadata.jsonl: give a folder"),
         (["--out", "others"], "others holds GenEval folders but no drawing.json"),
-        (["a dog"], "give one of two: prompts, or --geneval"),
+        (["a dog"], "give either prompts or --geneval"),
     ],
 )
 def test_other_settings_are_refused_and_draw_nothing(run, tmp_path, changes, message):
@@ -111,4 +111,4 @@ def test_a_setting_that_cannot_be_drawn_with_leaves_nothing(run, tmp_path):
 
 def test_nothing_to_draw_is_said(run):
     result = run("generate")
-    assert (result.exit_code, "give one of two: prompts, or --geneval" in result.stderr) == (2, True)
+    assert (result.exit_code, "give either prompts or --geneval" in result.stderr) == (2, True)

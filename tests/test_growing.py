@@ -158,7 +158,7 @@ def test_a_pipeline_is_not_grown_into_itself(run, small_folder, tmp_path):
     shutil.copytree(small_folder, tmp_path / "old")
     result = run(tmp_path / "old", tmp_path / "old" / "new", "--depth", 4)
     assert result.exit_code == 2
-    assert "is inside of" in result.stderr
+    assert "is inside" in result.stderr
     assert not (tmp_path / "old" / "new").exists()
 
 
@@ -168,7 +168,7 @@ def test_a_pipeline_is_not_grown_into_itself(run, small_folder, tmp_path):
         (["--depth", "3"], "depth is 3 and the model has 3 blocks"),
         (["--depth", "2"], "depth is 2 and the model has 3 blocks"),
         (["--depth", "7", "--drop-last", "3"], "drop_last is 3 and the model has 3 blocks; it must be 0 to 2"),
-        ([], "there is no --depth"),
+        ([], "--depth is missing"),
         (["--plan", "x.json", "--depth", "7"], "--depth given with --plan"),
         (["--plan", "missing.json"], "missing.json"),
     ],
@@ -214,7 +214,7 @@ def test_a_destination_with_something_in_it_stays_as_it_is(run, transformer_fold
     (tmp_path / "new" / "mine.txt").write_text("mine")
     result = run(transformer_folder, tmp_path / "new", "--depth", 7)
     assert result.exit_code == 2
-    assert "is there already" in result.stderr
+    assert "already exists" in result.stderr
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["mine.txt"]
 
 

@@ -103,7 +103,7 @@ def test_a_grown_model_without_a_run_begins_with_warmed_up_blocks(sana, grown):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["grow", "run", "new", "--plan", "grown/growth.json"], "run is a training run, which goes on by its own"),
+        (["grow", "run", "new", "--plan", "grown/growth.json"], "run is a training run, which makes a plan of its own"),
         (["grow", "run", "grown", "--depth", "5"], "grown is not empty"),
         (["grow", "run", "new", "--depth", "2"], "depth is 2 and the model has 2 blocks"),
         (["train", "grown.toml", "--set", "growth.plan=none.json", "--resume"], "none.json"),

@@ -1,6 +1,7 @@
 """The one dependency rule: no package imports or requires a sibling; only sana composes them."""
 
 import ast
+import re
 import sys
 import tomllib
 from itertools import chain
@@ -11,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PACKAGES = sorted(path.name for path in (ROOT / "packages").iterdir())
 
 
@@ -86,3 +88,22 @@ def test_what_isolation_makes_several_packages_hold_does_not_drift(name):
         pytest.skip("the sources are elsewhere: wheels are tested")
     texts = {path.read_text(encoding="utf-8").replace(path.parts[-4], "PACKAGE") for path in twins}
     assert (len(twins), len(texts)) == (3, 1)
+
+
+def test_the_modules_that_sana_uses_beside_public_names_are_listed():
+    """Packages and subpackages are public: their `__all__` is under test. A module inside of them is not."""
+    if not any((ROOT / "src").rglob("*.py")):
+        pytest.skip("the sources are elsewhere: wheels are tested")
+    modules = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                modules.add(node.module)
+    libraries = [ROOT / "packages" / package / "src" for package in PACKAGES]
+    used = {
+        module
+        for module in modules
+        if any((library / f"{module.replace('.', '/')}.py").is_file() for library in libraries)
+    }
+    (listed,) = re.findall(r"uses these modules of the libraries.*?:\n(.*?)\.\n\n", CONTRIBUTING, flags=re.DOTALL)
+    assert used == set(re.findall(r"`([\w.]+)`", listed))

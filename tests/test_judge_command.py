@@ -93,7 +93,7 @@ def test_a_folder_stands_for_its_pictures(run, clip_folder, pictures, tmp_path):
     assert run("judge", "an apple", tmp_path, *ask).stdout == run("judge", "an apple", *pictures, *ask).stdout
     (tmp_path / "empty").mkdir()
     nothing = run("judge", "an apple", tmp_path / "empty", *ask)
-    assert (nothing.exit_code, "empty holds no picture" in nothing.stderr) == (2, True)
+    assert (nothing.exit_code, "empty holds no image" in nothing.stderr) == (2, True)
 
 
 def test_the_embedded_judge_is_a_vila_folder(monkeypatch, pictures):

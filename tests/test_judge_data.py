@@ -38,7 +38,7 @@ def judge_data(results, tmp_path):
 )
 def test_judged_pictures_become_data(judge_data, tmp_path, options, negatives):
     result = judge_data(*options)
-    assert (result.exit_code, "2 labelled pictures" in result.stdout) == (0, True), result.output
+    assert (result.exit_code, "2 labelled images" in result.stdout) == (0, True), result.output
     right, wrong = read_examples(tmp_path / "data.jsonl").usable
     assert (right.label, right.negatives) == (1, negatives)
     assert (wrong.label, wrong.negatives) == (0, ())

@@ -39,6 +39,11 @@ def test_a_damaged_cache_is_mended_by_whatever_loads_from_it(run, tmp_path):
         run(hub, "damaged")
 
 
+def test_a_token_that_has_expired_is_said_by_every_loader(run, tmp_path):
+    with HubServer(tmp_path / "hub") as hub:
+        run(hub, "expired")
+
+
 def test_what_cannot_be_had_says_why(run, tmp_path):
     with HubServer(tmp_path / "hub") as hub:
         run(hub, "cached")

@@ -1,9 +1,12 @@
+import io
 import logging
+import sys
 
 import pytest
 import typer
+from transformers.utils import logging as bars
 
-from sana.commands.messages import messages
+from sana.commands.messages import RERUN, messages
 
 
 def test_an_extra_that_is_missing_is_one_line(capsys):
@@ -27,11 +30,11 @@ def test_notes_say_which_image_it_was(capsys):
 
 
 @pytest.mark.parametrize(
-    ("goes_on", "said"),
-    [("", "interrupted\n"), ("the same command goes on", "interrupted: the same command goes on\n")],
+    ("to_resume", "said"),
+    [("", "interrupted\n"), (RERUN, "interrupted: run the same command again to resume\n")],
 )
-def test_an_interrupt_is_one_line_that_says_how_to_go_on(capsys, goes_on, said):
-    with pytest.raises(typer.Exit) as stopped, messages(goes_on=goes_on):
+def test_an_interrupt_is_one_line_that_says_how_to_resume(capsys, to_resume, said):
+    with pytest.raises(typer.Exit) as stopped, messages(to_resume=to_resume):
         raise KeyboardInterrupt
     assert stopped.value.exit_code == 130
     assert capsys.readouterr().err == said
@@ -44,3 +47,25 @@ def test_retries_of_the_hub_client_are_not_told(caplog):
     assert caplog.records == []
     client.warning("this is told again")
     assert [record.getMessage() for record in caplog.records] == ["this is told again"]
+
+
+def test_bars_of_transformers_are_off_without_progress_and_as_before_afterwards():
+    bars.enable_progress_bar()
+    with messages(progress=True):
+        assert bars.is_progress_bar_enabled()
+    with messages(progress=False):
+        assert not bars.is_progress_bar_enabled()
+    assert bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    with messages(progress=False):
+        pass
+    assert not bars.is_progress_bar_enabled()
+    bars.enable_progress_bar()
+
+
+def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    with messages():
+        print("一.png", flush=True)
+    assert written.getvalue().decode().strip() == r"\u4e00.png"

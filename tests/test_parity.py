@@ -33,7 +33,7 @@ def test_pictures_in_float32_are_those_of_diffusers(small_folder, comparison):
     assert found.weights == weights_hash(small_folder)
     assert (found.error, found.reference_error) == (None, None)
     assert (found.sampling.seeds, found.sampling.height, found.sampling.chi) == ((0, 1), 64, True)
-    assert printed.startswith(f"2 pictures differ from diffusers' by at most {found.largest_difference} of 255 levels")
+    assert printed.startswith(f"2 images differ from diffusers' by at most {found.largest_difference} of 255 levels")
 
 
 @pytest.mark.parametrize("steps", [2, 3])

@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,11 @@ from safetensors.torch import load_file, save_file
 import sana_ae.ops.implementation
 import sana_dit.ops.implementation
 from sana import PipelineFacts, SanaPipeline
+from sana.catalog import CHECKPOINTS
+from sana.pipeline_parts import published_dtype
 from sana.prompts import pair
+from sana_ae import DCAE
+from sana_dit import CaptionEncoder, SanaTransformer
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +36,8 @@ def draw_with_diffusers(folder, prompt, seed, cls=DiffusersPipeline, **settings)
 
 def draw_latents(pipeline, prompt, seed, *, steps, scale, negative=""):
     drawn, _ = pipeline.sizes(None, None)
-    captions, negatives = pipeline.encode([prompt], negative_prompt=negative, scale=scale)
-    return pipeline.denoise(captions, negatives, [seed], size=drawn, steps=steps, scale=scale)
+    captions, negatives = pipeline.encode([prompt], negative_prompt=negative, guidance_scale=scale)
+    return pipeline.denoise(captions, negatives, [seed], size=drawn, steps=steps, guidance_scale=scale)
 
 
 @pytest.mark.parametrize("negative", ["", "a dog"])
@@ -88,9 +93,9 @@ def test_a_seed_names_its_picture_whatever_else_is_drawn(pipeline):
 
 def test_captions_are_read_again_only_for_other_prompts_or_another_number(small_folder):
     class Noting(SanaPipeline):
-        def velocity(self, captions, negative, *, scale):
+        def velocity(self, captions, negative, *, guidance_scale):
             read.append(len(captions.mask))
-            return super().velocity(captions, negative, scale=scale)
+            return super().velocity(captions, negative, guidance_scale=guidance_scale)
 
     pipeline, read = Noting.from_pretrained(small_folder, device="cpu"), []
     pictures = pipeline("a cat", range(7), steps=2, batch_size=2, progress=False)
@@ -119,6 +124,7 @@ def test_prompts_and_seeds_pair_as_promised():
         ("a", [1.5], "a seed is 1.5"),
         ("a", [-1], "a seed is -1"),
         ([None], None, "a prompt is None"),
+        (["\udce4"], None, "is not Unicode"),
     ],
 )
 def test_wrong_pairs_are_refused(prompts, seeds, message):
@@ -133,14 +139,54 @@ def test_wrong_pairs_are_refused(prompts, seeds, message):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"guidance_scale": float("inf")}, "guidance_scale is inf"),
         ({"width": 0, "height": -32}, "must be positive"),
-        ({"steps": 0}, "steps=0"),
-        ({"steps": 2.5}, "steps=2.5"),
-        ({"steps": -3}, "steps=-3"),
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": 2.5}, "steps is 2.5"),
+        ({"steps": -3}, "steps is -3"),
+        ({"noise": torch.zeros(2, 8, 2, 2)}, r"noise has the shape \(2, 8, 2, 2\); it must be \(1, 8, 2, 2\)"),
     ],
 )
 def test_bad_settings_are_refused(pipeline, settings, message):
     with pytest.raises(ValueError, match=message):
         pipeline("a cat", progress=False, **settings)
+
+
+def test_noise_and_steps_are_those_of_diffusers(small_folder, pipeline):
+    noise, theirs, ours = torch.randn(3, 8, 2, 2, generator=torch.Generator().manual_seed(0)), [], []
+    reference = DiffusersPipeline.from_pretrained(small_folder)
+    reference.set_progress_bar_config(disable=True)
+    images = reference(
+        "a cat", num_images_per_prompt=3, latents=noise.clone(), num_inference_steps=3, height=64, width=64,
+        use_resolution_binning=False, callback_on_step_end=lambda _, step, __, seen: theirs.append(step) or seen,
+    ).images  # fmt: skip
+    mine = pipeline(
+        "a cat", range(3), steps=3, batch_size=2, noise=noise, progress=False,
+        on_step=lambda step, x0: ours.append((step, tuple(x0.shape))),
+    )  # fmt: skip
+    assert theirs == [0, 1, 2]
+    assert ours == [(step, (count, 8, 2, 2)) for count in (2, 1) for step in theirs]
+    for image, wanted in zip(mine, images, strict=True):
+        # Float32 rounds differently in the two; one level of 255 is where a value lies on the edge between two.
+        assert np.abs(np.asarray(image).astype(int) - np.asarray(wanted)).max() <= 1
+
+
+def test_sprint_takes_noise_as_diffusers_does(sprint_folder):
+    noise = torch.randn(1, 8, 32, 32, generator=torch.Generator().manual_seed(9))
+    reference = SanaSprintPipeline.from_pretrained(sprint_folder)
+    reference.set_progress_bar_config(disable=True)
+    (wanted,) = reference(
+        "a cat", latents=noise.clone(), num_inference_steps=2, generator=torch.Generator().manual_seed(5)
+    ).images
+    (image,) = SanaPipeline.from_pretrained(sprint_folder, device="cpu")("a cat", [5], noise=noise, progress=False)
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(wanted)).max() <= 1
+
+
+def test_a_transformer_that_accelerate_offloads_draws_the_same(small_folder, pipeline):
+    offloaded = SanaPipeline.from_pretrained(small_folder, device="cpu")
+    accelerate.cpu_offload(offloaded.transformer, execution_device=torch.device("cpu"))
+    assert offloaded.transformer.final.proj.weight.is_meta
+    assert offloaded.device == torch.device("cpu")
+    (expected,) = pipeline("a cat", steps=2, progress=False)
+    assert np.array_equal(offloaded("a cat", steps=2, progress=False)[0], expected)
 
 
 def test_a_size_outside_the_bins_is_refused_when_binning_is_off(diffusers_folder):
@@ -188,8 +234,47 @@ def test_nan_weights_are_reported_with_their_stage(small_folder, tmp_path, compo
 def test_a_foreign_scheduler_is_refused(small_folder, tmp_path):
     folder = shutil.copytree(small_folder, tmp_path / "broken")
     (folder / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "PNDMScheduler"}')
-    with pytest.raises(ValueError, match="the scheduler is PNDMScheduler"):
+    with pytest.raises(ValueError, match="is PNDMScheduler; it must be a DPMSolverMultistepScheduler"):
         SanaPipeline.from_pretrained(folder, device="cpu")
+
+
+def test_a_file_is_told_from_a_pipeline_and_can_be_composed_into_one(small_folder, pipeline):
+    (file,) = (small_folder / "transformer").glob("*.safetensors")
+    with pytest.raises(ValueError, match="is a file; a pipeline is a folder") as error:
+        SanaPipeline.from_pretrained(file)
+    composition = str(error.value).partition("pipeline: ")[2]
+    names = {"SanaPipeline": SanaPipeline, "CaptionEncoder": CaptionEncoder, "SanaTransformer": SanaTransformer}
+    composed = eval(composition, names | {"DCAE": DCAE, "pipeline": small_folder})
+    (expected,) = pipeline("a cat", steps=2, progress=False)
+    assert np.array_equal(composed("a cat", steps=2, progress=False)[0], expected)
+
+
+@pytest.mark.parametrize("part", ["model_index.json", "scheduler", "transformer"])
+def test_a_part_of_sprint_in_another_pipeline_is_refused(small_folder, sprint_folder, tmp_path, part):
+    folder = shutil.copytree(small_folder, tmp_path / "mixed")
+    for source in [sprint_folder / part] if (sprint_folder / part).is_file() else (sprint_folder / part).iterdir():
+        shutil.copy(source, folder / source.relative_to(sprint_folder))
+    with pytest.raises(ValueError, match="mixes SANA and SANA-Sprint"):
+        SanaPipeline.from_pretrained(folder, device="cpu")
+
+
+def test_a_pipeline_of_two_precisions_is_read_in_its_half_for_a_gpu(small_folder, tmp_path):
+    reference = DiffusersPipeline.from_pretrained(small_folder)
+    reference.save_pretrained(tmp_path)
+    assert published_dtype(tmp_path) is None
+    reference.transformer.half().save_pretrained(tmp_path / "transformer", variant="fp16")
+    for device, dtype in (("meta", torch.float16), ("cpu", torch.float32)):  # meta: as a GPU, and without weights
+        loaded = SanaPipeline.from_pretrained(tmp_path, device=device)
+        assert next(loaded.transformer.parameters()).dtype == dtype
+    reference.transformer.bfloat16().save_pretrained(tmp_path / "transformer", variant="bf16", max_shard_size="20KB")
+    assert published_dtype(tmp_path) is None  # two halves: nothing tells which it was trained in
+
+
+def test_a_public_checkpoint_is_read_in_the_dtype_of_the_catalog():
+    dtypes = {c.name: published_dtype(c.repository) for c in CHECKPOINTS}
+    assert dtypes["sana-1.6b-1024-fp16"] == torch.float16
+    assert dtypes["sana-1.5-4.8b-1024"] == torch.bfloat16
+    assert {name: str(dtype) for name, dtype in dtypes.items()} == {c.name: f"torch.{c.dtype}" for c in CHECKPOINTS}
 
 
 def test_half_precision_draws_nearly_the_same(small_folder, pipeline):
@@ -268,7 +353,7 @@ def test_a_black_picture_is_a_picture_except_where_it_tells_of_overflow(small_fo
     (picture,) = black("a cat", steps=1, progress=False)
     assert not np.asarray(picture).any()
     black.autoencoder.half()
-    with pytest.raises(FloatingPointError, match=r"black picture in torch\.float16: decode in fp32 or bf16"):
+    with pytest.raises(FloatingPointError, match=r"black image in torch\.float16: decode in fp32 or bf16"):
         black("a cat", steps=1, progress=False)
 
 
@@ -356,10 +441,10 @@ def test_the_embedded_model_runs_in_fp32_wherever_it_is(pipeline):
 
 
 def test_a_pipeline_has_cuda_graphs_on_a_gpu_only(pipeline):
-    captions, negative = pipeline.encode(["a cat"], scale=2.0)
+    captions, negative = pipeline.encode(["a cat"], guidance_scale=2.0)
     assert pipeline.cuda_graph
     assert pipeline._step_graphs() is None
-    assert pipeline.velocity(captions, negative, scale=2.0)
+    assert pipeline.velocity(captions, negative, guidance_scale=2.0)
 
 
 def test_kernels_are_switched_on_for_drawing_and_off_again(small_folder, pipeline, monkeypatch):

@@ -28,7 +28,7 @@ def pipeline(small_folder):
 
 @pytest.fixture
 def calibration():
-    return Calibration(prompts=PROMPTS, seed=0, steps=2, scale=3.0)
+    return Calibration(prompts=PROMPTS, seed=0, steps=2, guidance_scale=3.0)
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_calibration_prompts_are_a_hundred_different_ones():
         (["--keep", 3], "keep is 3; it must be 1 to 2"),
         (["--blocks", "0,x"], "--blocks is '0,x'"),
         (["--blocks", "0,7"], "indices of blocks, 0 to 1"),
-        (["--keep", 1, "--protect-head", 1, "--selector", "random"], "blocks can be protected where they are ranked"),
+        (["--keep", 1, "--protect-head", 1, "--selector", "random"], "blocks can only be protected in a ranking"),
         (["--keep", 1, "--importance", "nowhere.json"], "nowhere.json"),
         (["--plan", "nowhere.json"], "nowhere.json"),
         (["--plan", "nowhere.json", "--selector", "random"], "--plan says which blocks stay"),

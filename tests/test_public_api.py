@@ -5,9 +5,12 @@ from typing import get_args
 import pytest
 
 import sana
-from sana.commands import drawing_options
-from sana.kernels import Kernels
+import sana_ae.ops.implementation
+import sana_dit.ops.implementation
+from sana import choices
+from sana.publishing import upload
 from sana_dit import Quantization
+from sana_train.growth import Init
 
 
 def test_all_is_sorted_and_there():
@@ -18,10 +21,13 @@ def test_all_is_sorted_and_there():
 
 
 def test_the_command_starts_without_what_takes_seconds_to_import():
-    code = "import sys, sana.commands; print({'torch', 'transformers', 'PIL'} & sys.modules.keys())"
+    code = "import sys, sana.commands; print({'torch', 'transformers', 'PIL', 'huggingface_hub'} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_options_name_all_that_the_libraries_have():
-    assert get_args(drawing_options.KernelsName) == get_args(Kernels)
-    assert get_args(drawing_options.QuantizationName) == get_args(Quantization)
+    assert get_args(choices.QuantizationName) == get_args(Quantization)
+    assert get_args(choices.InitName) == get_args(Init)
+    assert get_args(choices.Existing) == get_args(upload.Existing)
+    for library in (sana_ae, sana_dit):
+        assert set(get_args(choices.Kernels)) == set(get_args(library.ops.implementation.Implementation))

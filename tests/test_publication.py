@@ -46,12 +46,15 @@ def _point_to_nothing(folder):
         (_point_to_nothing, r"index.json names transformer/absent.safetensors, which is missing"),
         (lambda folder: (folder / f"{WEIGHTS}.index.json").write_text("{}"), "names no files of weights"),
         (lambda folder: shutil.copy(folder / WEIGHTS, folder / "model-00001-of-00002.safetensors"), "no index names"),
-        (lambda folder: (folder / "transformer/config.json").write_text('{"a":'), "transformer/config.json is no JSON"),
+        (
+            lambda folder: (folder / "transformer/config.json").write_text('{"a":'),
+            "transformer/config.json is not JSON",
+        ),
         (lambda folder: (folder / "transformer/config.json").write_text("[]"), "holds a list, not an object"),
-        (lambda folder: (folder / "x.json").write_bytes(pickle.dumps({})), "x.json is no UTF-8 text"),
-        (lambda folder: (folder / "x.model").write_bytes(pickle.dumps({})), "x.model is no .model file"),
-        (lambda folder: (folder / "x.png").write_bytes(pickle.dumps({})), "x.png is no .png file"),
-        (lambda folder: (folder / "README.md").write_bytes(CARD.encode("utf-16")), "README.md is no UTF-8 text"),
+        (lambda folder: (folder / "x.json").write_bytes(pickle.dumps({})), "x.json is not UTF-8 text"),
+        (lambda folder: (folder / "x.model").write_bytes(pickle.dumps({})), "x.model is not a .model file"),
+        (lambda folder: (folder / "x.png").write_bytes(pickle.dumps({})), "x.png is not a .png file"),
+        (lambda folder: (folder / "README.md").write_bytes(CARD.encode("utf-16")), "README.md is not UTF-8 text"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_refused(folder, damage, problem):
@@ -73,12 +76,12 @@ def _drop_a_weight(path):
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
-        (lambda folder: save_file({}, folder / WEIGHTS), "transformer cannot be loaded: .*holds no Sana transformer"),
+        (lambda folder: save_file({}, folder / WEIGHTS), "transformer cannot be loaded: .*is not a Sana transformer"),
         (lambda folder: _change(folder / "transformer/config.json", num_layers=7), "transformer cannot be .* missing"),
         (lambda folder: _change(folder / "transformer/config.json", more=7), r"unknown fields \['more'\]"),
         (lambda folder: _drop_a_weight(folder / VAE), "vae cannot be loaded: .* 1 missing"),
         (lambda folder: _drop_a_weight(folder / "text_encoder/model.safetensors"), "text_encoder cannot be .* lacks 1"),
-        (lambda folder: (folder / "vae/config.json").write_text("{}"), "vae cannot be loaded: .* no published auto"),
+        (lambda folder: (folder / "vae/config.json").write_text("{}"), "vae cannot be loaded: .* no config.json"),
         (lambda folder: (folder / "model_index.json").write_text("{}"), "model_index.json cannot be loaded: .* a None"),
         (lambda folder: _change(folder / "model_index.json", _class_name="Mine"), "is that of a Mine"),
         (
@@ -96,7 +99,11 @@ def test_a_model_whose_weights_are_not_what_its_configuration_says_is_refused(fo
 @pytest.mark.parametrize(
     ("file", "fields", "problem"),
     [
-        ("text_encoder/config.json", {"num_hidden_layers": "2"}, "config.json describes no text encoder that tr"),
+        (
+            "text_encoder/config.json",
+            {"num_hidden_layers": "2"},
+            "config.json does not describe a text encoder that tr",
+        ),
         ("text_encoder/config.json", {"hidden_activation": "nonsense"}, "KeyError: 'nonsense'"),
         ("text_encoder/config.json", {"model_type": "nope"}, "model type `nope`"),
         ("text_encoder/sana.json", {"captions": 3}, "has 3 under 'captions', not an object"),
@@ -166,7 +173,7 @@ def test_everything_that_is_wrong_is_named_at_once(folder, tmp_path):
         "damaged",
         "WEIGHTS.PT may run code",
         "recovery/__0_0.distcp may run code",
-        "recovery/lock is nothing that a model needs",
+        "recovery/lock is not a file that a model needs",
     ):
         assert part in str(error.value)
     assert "hidden" not in str(error.value)
@@ -176,7 +183,7 @@ def test_everything_that_is_wrong_is_named_at_once(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("nowhere", "me/tiny"), "nowhere is no folder"),
+        (("nowhere", "me/tiny"), "nowhere is not a folder"),
         (("pipeline", "tiny"), "a Hub id is owner/name"),
         (("pipeline", "me/ti ny"), "alphanumeric"),
     ],
@@ -211,7 +218,7 @@ def test_a_result_file_that_is_not_there_is_told_before_the_weights_are_read(fol
     made = ["publish", str(folder), "me/tiny", "--license", "mit", "--results", "no.json", "--dry-run"]
     refused = CliRunner().invoke(app, made)
     assert refused.exit_code == 2
-    assert refused.stderr.startswith("error: no.json is no file")
+    assert refused.stderr.startswith("error: no.json is not a file")
 
 
 def test_the_files_come_last_where_they_are_seen(folder):
@@ -224,7 +231,7 @@ def test_a_licence_that_nobody_knows_makes_no_card(folder):
     (folder / "README.md").unlink()
     refused = CliRunner().invoke(app, ["publish", str(folder), "me/tiny", "--license", "nonsense", "--dry-run"])
     assert refused.exit_code == 2
-    assert "'nonsense', which is none that the Hub knows" in refused.stderr
+    assert "'nonsense', which is not one that the Hub knows" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -237,8 +244,8 @@ def test_a_licence_that_nobody_knows_makes_no_card(folder):
         ("---\nlicense: mit\n---\nIt draws.{% if x %}", "if x"),
         ("---\nlicense: mit\n---\n[More Information Needed]", "More Information Needed"),
         ("---\nlicense: mit\n---\n{{ what }}", "what"),
-        ("---\nlicense: [mit\n---\n", "no YAML"),
-        ("---\nlicense: unknown\n---\nIt draws.", "'unknown', which is none that the Hub knows"),
+        ("---\nlicense: [mit\n---\n", "not YAML"),
+        ("---\nlicense: unknown\n---\nIt draws.", "'unknown', which is not one that the Hub knows"),
         ("---\nlicense: foo bar\n---\nIt draws.", "'foo bar'"),
         ("---\nlicense: [mit]\n---\nIt draws.", r"\['mit'\]"),
         ("---\nlicense: Apache-2.0\n---\nIt draws.", r"did you mean apache-2\.0"),
@@ -262,5 +269,5 @@ def test_a_folder_without_a_card_or_model_is_refused(folder, tmp_path):
         inspect_folder(folder)
     with pytest.raises(FileNotFoundError, match="holds no model"):
         inspect_folder(tmp_path)
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         inspect_folder(tmp_path / "nowhere")

@@ -9,17 +9,21 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
+import diffusers
 import pytest
+import torch
 from huggingface_hub import HfApi, constants, file_download, hf_hub_download
 from huggingface_hub.utils import _http
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from sana import SanaPipeline
 from sana.commands import app
-from sana.hub_cache import mend_cache
+from sana.hub_absence import mend_cache
 from sana.publishing.card_problems import card_problems
 from sana.publishing.model_card import render_card
 from sana.publishing.publication import inspect_folder
+from sana.publishing.stated_facts import only_variant
 from sana.publishing.upload import publish
 from tests.hub.repositories import Repository
 from tests.hub.server import HubServer
@@ -58,6 +62,7 @@ def here(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)  # of 0.34
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", hub.token)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     with warnings.catch_warnings():
@@ -81,7 +86,7 @@ def test_a_pipeline_is_published_and_drawn_with_from_the_hub(hub, as_user, folde
     assert "transformer/diffusion_pytorch_model.safetensors" in shown
     assert "It draws." in shown
     assert not hub.repositories
-    as_user(*publishing(folder, "tester/tiny", "--private", "--tag", "v1"))
+    assert shown in as_user(*publishing(folder, "tester/tiny", "--private", "--tag", "v1")).stdout
     repository = hub.repositories["models", "tester/tiny"]
     assert repository.private
     assert repository.tags["v1"] == repository.branches["main"]
@@ -159,6 +164,17 @@ def test_without_a_network_the_missing_file_and_the_way_out_are_named(here, monk
         offline = CliRunner().invoke(app, ["info", "tester/nowhere"])
     assert offline.exit_code == 2
     assert "hf download tester/nowhere" in offline.stderr
+
+
+def test_a_token_that_has_expired_is_told_with_a_remedy_even_of_a_public_model(here, folder, monkeypatch):
+    publish(inspect_folder(folder), "tester/tiny")
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    told = "the Hub does not take this token for tester/tiny: `hf auth login`, or unset HF_TOKEN where the model is"
+    refused = CliRunner().invoke(app, ["info", "tester/tiny"])
+    assert refused.exit_code == 2
+    assert told in refused.stderr
+    with pytest.raises(PermissionError, match=told):
+        SanaPipeline.from_pretrained("tester/tiny")
 
 
 def test_a_revision_that_was_published_can_be_looked_at_and_drawn(here, folder, tmp_path):
@@ -282,7 +298,7 @@ def test_a_tag_that_is_taken_is_refused_before_anything_is_sent(here, folder):
     repository = here("tester/tiny")
     published = repository.branches["main"]
     better = inspect_folder(folder, card=CARD + "Better.\n")
-    with pytest.raises(ValueError, match="has a tag v1 already"):
+    with pytest.raises(ValueError, match="already has a tag v1"):
         publish(better, "tester/tiny", tag="v1", existing="update")
     assert repository.branches["main"] == published
 
@@ -290,6 +306,14 @@ def test_a_tag_that_is_taken_is_refused_before_anything_is_sent(here, folder):
 def test_a_wrong_token_is_told_how_to_log_in(here, folder):
     with pytest.raises(PermissionError, match="hf auth login"):
         publish(inspect_folder(folder), "tester/tiny", token="hf_other")
+
+
+def test_without_any_token_it_is_said_that_there_is_none(here, folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(PermissionError, match="no token is set, and tester/tiny cannot be written without one"):
+        publish(inspect_folder(folder), "tester/tiny")
 
 
 def test_a_card_is_made_of_what_the_files_say(folder, tmp_path):
@@ -380,7 +404,7 @@ def test_a_pruned_and_recovered_model_is_published_without_its_training_run(tmp_
 def test_a_file_that_is_no_table_makes_no_card(folder, tmp_path):
     wrong = tmp_path / "wrong.json"
     wrong.write_text('{"tasks": 3}')
-    with pytest.raises(ValueError, match=r"wrong.json is no table of results"):
+    with pytest.raises(ValueError, match=r"wrong.json is not a table of results"):
         render_card(folder, "me/tiny", licence="mit", results=wrong)
 
 
@@ -390,6 +414,46 @@ def test_the_snippets_of_a_card_draw(folder, as_user, hub):
     as_user(*publishing(folder, "tester/tiny"))
     ours, theirs = _snippets(card)
     as_user("-c", f"{ours}\nassert image.size[0] > 0\n{theirs}\nassert image.size[0] > 0\n")
+
+
+def _as_a_variant(folder):
+    pipeline = diffusers.SanaPipeline.from_pretrained(folder).to(torch.float16)
+    shutil.rmtree(folder)
+    pipeline.save_pretrained(folder, variant="fp16")
+
+
+def _in_three_steps(folder):
+    (folder / "sana.json").write_text('{"pipeline": {"steps": 3}}')
+
+
+@pytest.mark.parametrize(
+    ("saved", "change", "told"),
+    [
+        ("small_folder", _as_a_variant, 'torch_dtype=torch.float16, variant="fp16")'),
+        ("sprint_folder", _in_three_steps, ", intermediate_timesteps=None, num_inference_steps=3"),
+    ],
+)
+def test_diffusers_is_told_what_it_cannot_know(request, tmp_path, saved, change, told):
+    shutil.copytree(request.getfixturevalue(saved), tmp_path / "pipeline")
+    change(tmp_path / "pipeline")
+    ours, theirs = _snippets(render_card(tmp_path / "pipeline", "tester/tiny", licence="mit"))
+    assert told in theirs
+    for snippet in (ours, theirs):
+        with warnings.catch_warnings(action="ignore"):  # diffusers' of float16 on a CPU
+            exec(snippet.replace("tester/tiny", str(tmp_path / "pipeline")), {})
+
+
+def test_a_part_that_is_there_as_a_variant_alone_is_loaded_as_one(folder):
+    _as_a_variant(folder)
+    _, theirs = _snippets(render_card(folder / "vae", "tester/part", licence="mit"))
+    assert 'variant="fp16"' in theirs
+    exec(theirs.replace("tester/part", str(folder / "vae")), {})
+    assert only_variant(folder) == "fp16"
+    shutil.copy(
+        folder / "vae" / "diffusion_pytorch_model.fp16.safetensors",
+        folder / "vae" / "diffusion_pytorch_model.safetensors",
+    )
+    assert only_variant(folder / "vae") is None
 
 
 def _snippets(card):

@@ -65,7 +65,7 @@ def test_a_change_of_another_form_is_refused(read, change):
         ('rate = "none"', "rate is 'none'"),
         ('mode = "c"', "mode is 'c'; it must be one of 'a', 'b'"),
         ("pair = [1]", r"pair is \[1\]; it must be a list of 2, each a finite number"),
-        ("names = [1]", "names is .*; it must be a list, each a text in quotes"),
+        ("names = [1]", "names is .*; it must be a list, each a string in quotes"),
         ("flag = 1", "flag is 1; it must be true or false"),
         (
             "cuont = 1",

@@ -50,7 +50,7 @@ def test_fields_replace_those_of_a_preset(read):
     ("changes", "message"),
     [
         (["train.stepz=1"], r"\[train\] has no stepz, perhaps steps was meant; it has run_dir, steps, seed"),
-        (["trian.steps=1"], r"has a section \[trian\]; known are \[train\], \[model\], \[optimizer\]"),
+        (["trian.steps=1"], r"has a section \[trian\]; it must be one of \[train\], \[model\], \[optimizer\]"),
         (["train.step_in_backward=true"], r"\[train\] step_in_backward with accumulate 1 and grad_clip 1\.0"),
         (
             ["train.step_in_backward=true", "train.grad_clip=none", "train.accumulate=2"],

@@ -111,6 +111,15 @@ def test_what_is_hardly_meant_is_warned_of(plan):
     assert plan("model.weights=bf16", "optimizer.stochastic_rounding=true").warnings == ()
 
 
+def test_long_sums_of_bf16_gradients_are_warned_of(plan):
+    bf16 = ("model.weights=bf16", "optimizer.stochastic_rounding=true", "data.batch_size=4")
+    few, many = ("train.accumulate=4",), ("data.shards=later", "data.batch_size=256", "train.accumulate=256")
+    assert plan(*bf16, *few).warnings == ()
+    (warning,) = plan(*bf16, *many).warnings
+    assert "accumulate 256" in warning
+    assert sum(torch.ones(512, dtype=torch.bfloat16).unbind()) == 256
+
+
 def test_bf16_loses_updates_below_1_256_of_a_weight():
     one = torch.tensor(1.0, dtype=torch.bfloat16)
     assert one + 0.9 / 256 == one

@@ -1,6 +1,7 @@
 """Versions, changelogs and tags: that the tree agrees with itself, and that a release refuses where it does not."""
 
 import dataclasses
+import os
 import subprocess
 import tomllib
 import zipfile
@@ -98,11 +99,22 @@ def test_a_release_is_refused_when_something_disagrees(tag, changes, message):
     assert any(message in problem for problem in found), found
 
 
-def test_a_release_looks_at_git(tmp_path):
-    def git(*arguments):
-        identity = ("-c", "user.name=n", "-c", "user.email=e")
-        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+@pytest.fixture
+def git(tmp_path, monkeypatch):
+    """Runs git in a folder of its own, by nobody's settings: signing would ask for a key, a message for an editor."""
+    for name, value in {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_EDITOR": "true"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"):
+        monkeypatch.delenv(name, raising=False)  # the first two are settings too; a hook of git sets the others
 
+    def run(*arguments):
+        identity = ("-c", "user.name=n", "-c", "user.email=e")
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+
+    return run
+
+
+def test_a_release_looks_at_git(tmp_path, git):
     (tmp_path / "pyproject.toml").write_text('[project]\nversion = "0.2.0"\n')
     (tmp_path / "CHANGELOG.md").write_text(READY.changelog)
     git("init")

@@ -1,7 +1,7 @@
 """Inference-time scaling on GenEval-emoji: correct images against N, and for fewer FLOPs (SANA-1.5)."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -17,38 +17,15 @@ from recipes.emoji.best_of_n_replay import Flops, Outcome, replay, strategies
 from recipes.emoji.release import EMBEDDED, ROOT
 from recipes.emoji.run_folder import digest, weights_hash, write_json
 from recipes.emoji.scenes import SIZE, contact_sheet
-from sana import SanaPipeline
 from sana.judges import EMBEDDED_JUDGE, load_judge
 from sana.model_facts import model_facts
-from sana_scale import Judge, best_of_k_curve
+from sana.sampler import Drawing, PipelineSampler, load_pipeline
+from sana_scale import Judge, Sampler, best_of_k_curve
 from sana_scale.ranking import rank_correlation
 
 RESULT = ROOT / "benchmarks" / "results" / "emoji-best-of-n.json"
 DETECTOR = "detector"
 REFERENCE = 64  # best of this many is what the other strategies are compared with
-
-
-class EmojiSampler:
-    """A pipeline that draws whole batches at once, without a bar."""
-
-    def __init__(self, pipeline: SanaPipeline, batch_size: int) -> None:
-        self._pipeline = pipeline
-        self._batch_size = batch_size
-
-    def __call__(self, prompt: str, seeds: Sequence[int]) -> list[Image.Image]:
-        """One image per seed."""
-        return self._pipeline(prompt, seeds, batch_size=self._batch_size, progress=False)
-
-    def previewing(
-        self,
-        prompt: str,
-        seeds: Sequence[int],
-        *,
-        at: Sequence[float],
-        keep: Callable[[Sequence[Image.Image]], Sequence[int]],
-    ) -> list[tuple[int, Image.Image]]:
-        """The same with looks on the way."""
-        return self._pipeline.previewing(prompt, seeds, at=at, keep=keep, batch_size=self._batch_size)
 
 
 def report(records: Sequence[Record], settings: Settings, flops: Flops) -> dict[str, Any]:
@@ -91,17 +68,17 @@ def _agreement(record: Record) -> float:
 
 def count_flops(model: str, judge: Judge[Image.Image], prompt: str) -> Flops:
     """What an image of a model takes, from its configuration, and one look of a judge, counted."""
-    parts = model_facts(model)["components"]
+    parts = model_facts(model).components
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         judge(prompt, [Image.new("RGB", (SIZE, SIZE), "white")])
     return Flops(
-        denoise=parts["transformer"]["flops_per_picture"],
-        decode=parts["autoencoder"]["flops_per_picture"],
+        denoise=parts["transformer"].flops_per_image,
+        decode=parts["autoencoder"].flops_per_image,
         judge=counter.get_total_flops(),
     )
 
 
-def winners(sample: EmojiSampler, records: Sequence[Record], *, per_task: int = 2) -> Image.Image:
+def winners(sample: Sampler[Image.Image], records: Sequence[Record], *, per_task: int = 2) -> Image.Image:
     """Of some prompts whose seed 0 is wrong: that image and the judge's pick, each drawn again from its seed."""
     pictures, captions = [], []
     for task in dict.fromkeys(record.task for record in records):
@@ -148,7 +125,8 @@ def main() -> None:
         images=options.images,
         batch_size=options.batch_size,
     )
-    sample = EmojiSampler(SanaPipeline.from_pretrained(options.model, device=options.device), options.batch_size)
+    drawing = Drawing(model=options.model, device=options.device)
+    sample = PipelineSampler(load_pipeline(drawing), drawing, batch_size=options.batch_size)
     slug = "".join(letter if letter.isalnum() else "-" for letter in options.judge)
     records = draw(sample, judge, truth, options.out / f"best-of-n-{slug}", settings)
     measured = report(records, settings, count_flops(options.model, judge, records[0].prompt))

@@ -96,8 +96,10 @@ def _draw(
     prompts = [pair for pair in asked for _ in range(IMAGES_PER_PROMPT)]
     seeds = range(first_seed, first_seed + len(prompts))
     scale, steps = pipeline.facts.guidance_scale, pipeline.facts.steps_for(False)
-    captions, negative = pipeline.encode([prompt for _, prompt in prompts], scale=scale)
-    latents = pipeline.denoise(captions, negative, seeds, size=pipeline.sizes(None, None)[0], steps=steps, scale=scale)
+    captions, negative = pipeline.encode([prompt for _, prompt in prompts], guidance_scale=scale)
+    latents = pipeline.denoise(
+        captions, negative, seeds, size=pipeline.sizes(None, None)[0], steps=steps, guidance_scale=scale
+    )
     latents = latents.half()
     found = detector(decode(pipeline.autoencoder, latents))
     samples = [

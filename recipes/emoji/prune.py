@@ -107,7 +107,7 @@ class Experiment:
         claim(out, plan)
         steps, scale = pipeline.settings(None, None)
         prompts = tuple(calibration_prompts("embedded")[: plan.prompts])
-        calibration = Calibration(prompts=prompts, seed=0, steps=steps, scale=scale)
+        calibration = Calibration(prompts=prompts, seed=0, steps=steps, guidance_scale=scale)
         self.importance, _ = measure_importance(pipeline, calibration)
         self.shift = pipeline.facts.flow_shift
         self.validate = validation(pipeline, FlowMatching(shift=self.shift), plan.held_out)

@@ -77,7 +77,7 @@ def card(pipeline: SanaPipeline, run: Path, table: dict[str, Any], *, machine: s
         text_layers=text.num_hidden_layers,
         text_width=text.hidden_size,
         vocabulary=text.vocab_size,
-        autoencoder_steps=autoencoder["steps"],
+        autoencoder_training=autoencoder_training(autoencoder),
         autoencoder_batch=autoencoder["batch_size"],
         psnr=autoencoder["psnr_db"],
         transformer_steps=training["steps"],
@@ -89,6 +89,16 @@ def card(pipeline: SanaPipeline, run: Path, table: dict[str, Any], *, machine: s
         machine=machine,
         table="\n".join([*rows, f"| **overall** | **{table['overall']:.2f}** |"]),
     )
+
+
+def autoencoder_training(report: dict[str, Any]) -> str:
+    """In words what an autoencoder.json says of its training; earlier ones name no losses."""
+    parts = {"all": "all of it", "decoder": "its decoder", "decoder_head": "its decoder's head"}
+    phases = [
+        f"{phase['steps']} steps of {parts[phase['trains']]} with {' + '.join(phase['losses'])}"
+        for phase in report.get("training", ())
+    ]
+    return ", then ".join(phases) or f"{report['steps']} steps"
 
 
 def main() -> None:

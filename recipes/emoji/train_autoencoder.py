@@ -4,6 +4,7 @@ import argparse
 import copy
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,19 @@ def train(autoencoder: DCAE, phase: TrainingPhase, scenes: RenderedScenes, confi
     return DCAE.from_pretrained(f"{config.run_dir}/model", device=device)
 
 
+def training_of(phases: Iterable[tuple[TrainingPhase, int]]) -> list[dict[str, Any]]:
+    """What each phase trains, by which losses and for how many steps: for the report and the card."""
+    always = ("L1", "multi-scale SSIM")  # `AutoencoderObjective` without LPIPS
+    return [
+        {
+            "trains": phase.trains,
+            "losses": [*always, "adversarial"] if phase.adversarial_weight else [*always],
+            "steps": steps,
+        }
+        for phase, steps in phases
+    ]
+
+
 def run_config(name: str, steps: int, options: argparse.Namespace) -> TrainConfig:
     """The run of one phase."""
     return TrainConfig(
@@ -152,7 +166,8 @@ def main() -> None:
     side_by_side(compared, held_out[:12]).save(options.out / "autoencoder.png")
     last = measured[name]
     report = {"steps": options.steps, "batch_size": options.batch_size, "psnr_db": round(last["psnr"], 2)}
-    (options.out / "autoencoder.json").write_text(json.dumps(report | {"phases": measured}) + "\n")
+    told = {"training": training_of(_phases(options).values()), "phases": measured}
+    (options.out / "autoencoder.json").write_text(json.dumps(report | told) + "\n")
     print(f"{report} on scenes not trained on; scaling factor {autoencoder.config.scaling_factor}")
     for name, numbers in measured.items():
         print(f"{name:>8}: PSNR {numbers['psnr']:.2f} dB, SSIM {numbers['ssim']:.4f}")

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
 
+from sana.choices import ExecutorName
 from sana.contact_sheet import Entry, contact_sheets
 from sana.judges import load_judge
 from sana.kernels import kernels_in_force
@@ -17,8 +18,6 @@ from sana.sampler import Drawing, load_sampler
 from sana_scale import BestOfN, Executor, Local, Ray, SharedDir
 from sana_scale.many_prompts import check_budget
 from sana_scale.request import Request
-
-ExecutorName = Literal["local", "shared-dir", "ray"]
 
 
 def make_executor(name: ExecutorName, drawing: Drawing, judge: str, *, workers: int) -> Executor:
@@ -29,9 +28,7 @@ def make_executor(name: ExecutorName, drawing: Drawing, judge: str, *, workers: 
     """
     if name == "local":
         if workers != 1:
-            raise ValueError(
-                f"{workers} workers are asked of the local executor, which is one: choose shared-dir or ray"
-            )
+            raise ValueError(f"workers is {workers}; the local executor is a single one: choose shared-dir or ray")
         return Local()
     drawing = replace(drawing, kernels=kernels_in_force(drawing.kernels))  # a worker has a switch of its own
     makers = partial(load_sampler, drawing), partial(load_judge, judge, device=drawing.device, progress=False)
@@ -50,11 +47,11 @@ def check_request(prompts: Sequence[str], options: Mapping[str, Any], budget: in
 
 
 def save_result(
-    result: BestOfN[Image.Image], out: Path, name: str, *, drawing: Drawing, judge: str
+    result: BestOfN[Image.Image], out: Path, name: str, *, facts: Mapping[str, Any], judge: str
 ) -> list[dict[str, Any]]:
     """Write the kept pictures, with what made them inside, and a contact sheet of them with their scores.
 
-    Returns a record per picture, best first: path, prompt, seed, score, judge, and what it was drawn with.
+    Returns a record per picture, best first: path, prompt, seed, score, judge, `facts` (those of its `Drawing`), size.
     """
     records: list[dict[str, Any]] = []
     for candidate in result.candidates[: len(result.images)]:
@@ -64,9 +61,10 @@ def save_result(
             "seed": candidate.seed,
             "score": candidate.score,
             "judge": judge,
+            **facts,
+            "height": candidate.image.height,
+            "width": candidate.image.width,
         }
-        made |= {"model": drawing.model} | ({"loras": dict(drawing.loras)} if drawing.loras else {}) | drawing.options
-        made |= {"height": candidate.image.height, "width": candidate.image.width}
         path = out / f"{name}-{candidate.seed}.png"
         save_png(candidate.image, path, made)
         records.append({"path": str(path)} | made)

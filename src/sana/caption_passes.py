@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from sana.dataset_encoding import open_source
 from sana_train.data import ImageManifest, Skipped, list_skipped_on_error, write_skipped
 
@@ -27,13 +25,13 @@ def run_pass(
 
     Raises:
         FileNotFoundError: there is no such manifest or folder.
-        ValueError: `out` is `source`, is no Parquet file, or lies elsewhere, where its paths would lead nowhere.
+        ValueError: `out` is `source`, not a Parquet file, or in another folder, where its paths would lead nowhere.
     """
     if out.suffix != ".parquet" or out.resolve() == source.resolve():
         raise ValueError(f"OUT is {out}; give another file than {source}, in .parquet")
     folder = source if source.is_dir() else source.parent
     if out.parent.resolve() != folder.resolve():
-        raise ValueError(f"OUT is {out}; it must be in {folder}, for a manifest's paths are those below its own folder")
+        raise ValueError(f"OUT is {out}; it must be in {folder}: a manifest's paths are relative to its folder")
     manifest, _ = open_source(source, folder, max_skipped=max_skipped, progress=progress)
     listed = out.with_suffix(".skipped.jsonl")
     with list_skipped_on_error(listed):
@@ -41,8 +39,3 @@ def run_pass(
     write_skipped(listed, skipped)
     labelled.write(out)
     return labelled, skipped, listed
-
-
-def half_on_gpu(device: torch.device) -> torch.dtype:
-    """The dtype that a labelling model runs in."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32

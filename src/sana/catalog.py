@@ -42,12 +42,12 @@ class Checkpoint:
     Attributes:
         name: What the commands and `SanaPipeline.from_pretrained` call it.
         repository: Hub repository in diffusers' layout.
-        config: Of its transformer.
+        config: The transformer's configuration.
         flow_shift: Shift of the noise levels; Sprint has none.
-        dtype: That its weights were published in: half precisions of one kind break in the other.
+        dtype: The published weights' dtype: weights in one half precision break in the other.
         compat: Whose numbers its files give, see `SanaConfig`.
-        revision: Branch of the repository.
-        licence: Of the weights.
+        revision: Branch, tag or commit of the repository.
+        licence: The weights' licence.
     """
 
     name: str
@@ -107,7 +107,7 @@ def locate(name: str | Path, revision: str | None = None) -> tuple[str | Path, s
     A folder of that name in the current one comes before the catalog, "embedded" does not.
 
     Raises:
-        ValueError: A revision is given of what is no repository.
+        ValueError: A revision is given for something that is not a repository.
     """
     if revision is not None and (name == EMBEDDED or Path(name).exists()):
         raise ValueError(f"revision is {revision!r}, but {name} is on this machine and has none: leave it out")
@@ -127,5 +127,5 @@ def nearest(name: str) -> str | None:
 
 def public_name(source: str | Path) -> str:
     """Returns what others may know a model by: the Hub id, "embedded", or the last part of a local path."""
-    place = locate(source)[0]
-    return str(source) if source == EMBEDDED else Path(place).name if Path(place).exists() else str(place)
+    found = locate(source)[0]
+    return str(source) if source == EMBEDDED else Path(found).name if Path(found).exists() else str(found)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from sana.catalog import locate
+from sana.devices import half_on_gpu
 from sana.training.model import model_config
 from sana.training.settings import ModelSettings
 from sana_ae import DCAE
-from sana_dit import CaptionEncoder
+from sana_dit import CaptionCutWarning, CaptionEncoder
 from sana_train.data import (
     Encoders,
     ImageManifest,
@@ -50,11 +51,11 @@ def load_encoders(
         max_tokens: of a caption; None is the checkpoint's own.
         tile: pixels per side that the autoencoder takes at once; None is all of them.
     """
-    place, revision = locate(model)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    autoencoder = DCAE.from_pretrained(place, subfolder="vae", revision=revision, dtype=dtype, device=device)
+    source, revision = locate(model)
+    dtype = half_on_gpu(device)
+    autoencoder = DCAE.from_pretrained(source, subfolder="vae", revision=revision, dtype=dtype, device=device)
     encoder = CaptionEncoder.from_pretrained(
-        place, revision=revision, dtype=dtype, device=device, max_tokens=max_tokens
+        source, revision=revision, dtype=dtype, device=device, max_tokens=max_tokens
     )
 
     @torch.inference_mode()
@@ -92,7 +93,7 @@ class CaptionStates:
             warnings.simplefilter("always")
             states, mask = self.encoder(texts)
         for warning in caught:
-            if "longer than" in str(warning.message):
+            if issubclass(warning.category, CaptionCutWarning):
                 self.cut += 1
             else:
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
@@ -145,7 +146,7 @@ def _warn_if_changed(folder: Path) -> None:
     if then and {**then, "folder": None} != {**now, "folder": None}:  # it may have been moved as a whole
         warnings.warn(
             f"{folder} has {now['files']:,} images and tars and had {then['files']:,} when {MANIFEST} was written; "
-            f"some are new, gone or changed, or their captions are: take them up with `sana index-dataset {folder}`",
+            f"images or captions are new, gone or changed: include them with `sana index-dataset {folder}`",
             stacklevel=3,
         )
 
@@ -158,9 +159,9 @@ def _check_source(kept: Path, folder: Path) -> None:
     if then.get("folder") != now["folder"]:
         raise ValueError(
             f"{kept} was made of {then.get('folder', 'an unknown folder')}, not of {folder}: give another OUT, or "
-            "have it made again with --retry"
+            "rebuild it with --retry"
         )
     raise ValueError(
-        f"{folder} has {now['files']:,} images and tars and had {then['files']:,} when {kept} was made of it; some are "
-        "new, gone or changed, or their captions are: encode what changed with --retry"
+        f"{folder} has {now['files']:,} images and tars and had {then['files']:,} when {kept} was made of it; images "
+        "or captions are new, gone or changed: encode them with --retry"
     )

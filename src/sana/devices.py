@@ -6,7 +6,7 @@ from sana.cpu_precision import fastest_dtype
 
 
 def usable_device(device: torch.device | str | None) -> torch.device:
-    """The device to run on, None being the first GPU or else the CPU; ValueError where there is no such one."""
+    """The device to run on, None being the first GPU or else the CPU; ValueError if it cannot be used here."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -19,10 +19,15 @@ def usable_device(device: torch.device | str | None) -> torch.device:
     return torch.device(device)
 
 
-def running_dtype(published: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype to run a checkpoint in: the half precision it was published in, where that is a gain.
+def half_on_gpu(device: torch.device) -> torch.dtype:
+    """The dtype of a model that only labels, encodes or decodes: bf16 on a GPU, else fp32."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
-    On a GPU it is, and bf16 for checkpoints in fp32. On a CPU bf16 may be: see `fastest_dtype`.
+
+def running_dtype(published: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype to run a checkpoint in, by that of its files: a half precision where that is a gain.
+
+    On a GPU it is: the files' own, bf16 where they are in fp32. On a CPU bf16 may be: see `fastest_dtype`.
     """
     if device.type == "cpu":
         return torch.float32 if published == torch.float32 else fastest_dtype()

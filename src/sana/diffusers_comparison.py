@@ -18,11 +18,10 @@ from tqdm import tqdm
 from sana.catalog import locate
 from sana.cpu_precision import cpu_name
 from sana.kernels import Kernels, kernels_in_force
-from sana.parity import Parity, Sampling, weights_hash
+from sana.parity import STEPS_WITH_A_MIDDLE, Parity, Sampling, weights_hash
 from sana.pipeline import SanaPipeline
 
 _PACKAGES = ("sana-suite", "sana-dit", "sana-ae", "diffusers", "transformers", "torch")
-_STEPS_WITH_A_MIDDLE = 2  # of Sprint: for any other number diffusers wants no timestep in the middle
 
 
 def compare_with_diffusers(
@@ -69,27 +68,16 @@ def compare_with_diffusers(
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds are given: give at least one of each")
     _check_diffusers()
     ours = SanaPipeline.from_pretrained(model, revision=revision, device=device, dtype=dtype, kernels=kernels)
-    (size, _), (steps, scale) = ours.sizes(height, width), ours.settings(steps, guidance_scale)
-    sampling = Sampling(
-        seeds=tuple(seeds),
-        height=size[0],
-        width=size[1],
-        steps=steps,
-        guidance_scale=scale,
-        chi=ours.caption_encoder.chi,
-        max_tokens=ours.caption_encoder.max_tokens,
-    )
+    sampling = _sampling(ours, seeds, (height, width), steps, guidance_scale)
     place, sprint = ours.device, ours.is_sprint
     drawn = partial(_pictures, prompts, progress=progress)
     pictures = drawn("ours", partial(draw_ours, ours, sampling))
     del ours
     files = {"revision": revision, "variant": variant}
     theirs = load_diffusers(model, sprint=sprint, dtype=dtype, device=place, progress=progress, **files)
-    references = drawn("diffusers'", partial(draw_diffusers, theirs, sampling))
-    errors: list[float | None] = [None, None]
+    references, exact = drawn("diffusers'", partial(draw_diffusers, theirs, sampling)), None
     if dtype != torch.float32:
         exact = drawn("diffusers', float32", partial(draw_diffusers, _widen(theirs), sampling))
-        errors = [float(np.sqrt(np.mean((rounded - exact) ** 2))) for rounded in (pictures, references)]
     del theirs
     difference = np.abs(pictures - references)
     return Parity(
@@ -104,9 +92,34 @@ def compare_with_diffusers(
         versions={name: version(name) for name in _PACKAGES},
         largest_difference=int(difference.max()),
         mean_difference=float(difference.mean()),
-        error=errors[0],
-        reference_error=errors[1],
+        error=_root_mean_square(pictures, exact),
+        reference_error=_root_mean_square(references, exact),
     )
+
+
+def _sampling(
+    pipeline: SanaPipeline,
+    seeds: Sequence[int],
+    size: tuple[int | None, int | None],
+    steps: int | None,
+    guidance_scale: float | None,
+) -> Sampling:
+    """What is drawn where some settings are left to the checkpoint; `size` is height and width."""
+    (height, width), _ = pipeline.sizes(*size)
+    steps, scale = pipeline.settings(steps, guidance_scale)
+    return Sampling(
+        seeds=tuple(seeds),
+        height=height,
+        width=width,
+        steps=steps,
+        guidance_scale=scale,
+        chi=pipeline.caption_encoder.chi,
+        max_tokens=pipeline.caption_encoder.max_tokens,
+    )
+
+
+def _root_mean_square(rounded: NDArray[np.float64], exact: NDArray[np.float64] | None) -> float | None:
+    return None if exact is None else float(np.sqrt(np.mean((rounded - exact) ** 2)))
 
 
 def draw_ours(pipeline: SanaPipeline, sampling: Sampling, prompt: str) -> list[Image.Image]:
@@ -127,7 +140,7 @@ def draw_ours(pipeline: SanaPipeline, sampling: Sampling, prompt: str) -> list[I
 def draw_diffusers(pipeline: Any, sampling: Sampling, prompt: str) -> list[Image.Image]:
     """The pictures of diffusers' SanaPipeline or SanaSprintPipeline, all in one batch."""
     options: dict[str, Any] = {} if sampling.chi else {"complex_human_instruction": None}
-    if type(pipeline).__name__ == "SanaSprintPipeline" and sampling.steps != _STEPS_WITH_A_MIDDLE:
+    if type(pipeline).__name__ == "SanaSprintPipeline" and sampling.steps != STEPS_WITH_A_MIDDLE:
         options["intermediate_timesteps"] = None
     pictures: list[Image.Image] = pipeline(
         prompt,

@@ -29,7 +29,7 @@ def checked_images(images: Tensor, dtype: torch.dtype) -> Tensor:
     """The images, if they are finite and none is all black in fp16, where overflow in the decoder makes them so."""
     _check_finite(images, "autoencoder", "decode in fp32 or bf16")
     if dtype == torch.float16 and (images <= -1).flatten(1).all(1).any():
-        raise FloatingPointError(f"the autoencoder gave a black picture in {dtype}: decode in fp32 or bf16")
+        raise FloatingPointError(f"the autoencoder gave a black image in {dtype}: decode in fp32 or bf16")
     return images
 
 

@@ -43,7 +43,7 @@ def draw_geneval(
         progress: whether to show a progress bar.
 
     Raises:
-        ValueError: the folder holds pictures that were drawn otherwise.
+        ValueError: the folder holds pictures that were drawn with other settings.
     """
     record = {**settings, "seeds": list(seeds), "metadata": _digest(metadata)}
     _check_same(directory, record)
@@ -56,8 +56,8 @@ def draw_geneval(
                 pictures = draw(prompts, list(seeds) * len(numbers))
                 directory.mkdir(parents=True, exist_ok=True)
                 write_json(directory / DRAWING, record)
-                for place, number in enumerate(numbers):
-                    its_own = pictures[place * len(seeds) : (place + 1) * len(seeds)]
+                for row, number in enumerate(numbers):
+                    its_own = pictures[row * len(seeds) : (row + 1) * len(seeds)]
                     for index, (seed, picture) in enumerate(zip(seeds, its_own, strict=True)):
                         path = directory / f"{number:05}" / "samples" / f"{index:05}.png"
                         save_png(picture, path, {"prompt": metadata[number]["prompt"], "seed": seed, **settings})
@@ -76,7 +76,7 @@ def _check_same(directory: Path, settings: Mapping[str, Any]) -> None:
     names = sorted(name for name in {**then, **settings} if then.get(name) != settings.get(name))
     if names:
         changed = ", ".join(f"{name} {then.get(name)} -> {settings.get(name)}" for name in names)
-        raise ValueError(f"{directory} was drawn otherwise ({changed}): give the same, or another folder")
+        raise ValueError(f"{directory} was drawn with other settings ({changed}): use the same, or give another folder")
 
 
 def _digest(metadata: Sequence[Mapping[str, Any]]) -> str:

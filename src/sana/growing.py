@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sana.catalog import locate, public_name
@@ -49,29 +49,21 @@ def grow_checkpoint(
     Raises:
         FileNotFoundError: there is no source.
         FileExistsError: the destination is there and not an empty folder.
-        ValueError: the source is of an unknown layout or cannot be grown so, the destination is inside of it, or the
+        ValueError: the source is of an unknown layout or cannot be grown so, the destination is inside it, or the
             plan is for other weights.
     """
     destination = Path(destination)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise FileExistsError(f"{destination} is there already: give a folder that does not exist yet, or an empty one")
+        raise FileExistsError(f"{destination} already exists: give a new folder or an empty one")
     found, revision = locate(source)
     if destination.resolve().is_relative_to(Path(found).resolve()):
-        raise ValueError(f"{destination} is inside of {found}, which is copied: give a folder outside of it")
+        raise ValueError(f"{destination} is inside {found}, which is copied: give a folder outside it")
     model = SanaTransformer.from_pretrained(found, revision=revision)
     if isinstance(growth, GrowthPlan):
         plan = growth
         plan.apply(model, progress=progress)
     else:
-        _, plan = grow_depth(
-            model,
-            growth.depth,
-            drop_last=growth.drop_last,
-            init=growth.init,
-            seed=growth.seed,
-            check=growth.check,
-            progress=progress,
-        )
+        _, plan = grow_depth(model, **asdict(growth), progress=progress)
     destination.parent.mkdir(parents=True, exist_ok=True)
     replace_folder(destination, _writer(model, plan, Path(found), parent=public_name(source)))
     return plan

@@ -1,5 +1,6 @@
 """A training run that goes on deeper: its checkpoint grown, and an optimizer that breaks the new blocks in."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import nn
@@ -30,17 +31,7 @@ def grow_training_run(
         ValueError: it cannot be grown so.
     """
     model = SanaTransformer.from_pretrained(Path(run_dir) / "model")
-    _, plan = grow_run(
-        run_dir,
-        destination,
-        model,
-        growth.depth,
-        drop_last=growth.drop_last,
-        init=growth.init,
-        seed=growth.seed,
-        check=growth.check,
-        progress=progress,
-    )
+    _, plan = grow_run(run_dir, destination, model, **asdict(growth), progress=progress)
     return plan
 
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import get_args
 
 import sana_ae.ops
 import sana_dit.ops
-
-Kernels = Literal["reference", "fused"]
+from sana.choices import Kernels as Kernels
 
 
 def check_kernels(kernels: str | None) -> None:

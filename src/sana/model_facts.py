@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, Gemma2Config, PretrainedConfig
 
 from sana.catalog import GEMMA_2_2B, Checkpoint, find, locate
-from sana.hub_absence import absence_explained
+from sana.hub_absence import suggesting_names
 from sana.pipeline_folder import INDEX, PipelineFacts, check_components, read_facts, read_json
 from sana.publishing.part_card import part_kind
 from sana.publishing.stated_facts import stated_licence, weights_dtype
@@ -28,6 +27,66 @@ CHI_TOKENS = 217  # an estimate of what the instruction adds: no tokenizer is re
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PartFacts:
+    """What a component is and costs.
+
+    Attributes:
+        parameters: How many it has.
+        flops_per_image: 2 per multiply-add, of all its evaluations.
+        shape: In words.
+    """
+
+    parameters: int
+    flops_per_image: int
+    shape: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFacts:
+    """What a pipeline is and costs, and how it is sampled unless a call says otherwise.
+
+    Attributes:
+        repository: Folder or Hub id.
+        revision: Branch, tag or commit of the Hub repository.
+        licence: Of the weights; None where none is stated.
+        dtype: That most weights of the transformer are stored in; None where that cannot be known.
+        components: By name, in the order in which they run.
+        height: Pixels.
+        width: Pixels.
+        steps: Evaluations per picture, of two branches each with guidance above 1.
+        guidance_scale: Of classifier-free guidance; Sprint's input.
+        flow_shift: Shift of the noise levels; Sprint has none.
+        compat: Whose numbers the files give, see `SanaConfig`.
+        bins: The (height, width) in pixels that it was trained at; None for a size that is not public.
+        chi: Whether the complex human instruction comes before a prompt.
+    """
+
+    repository: str
+    revision: str | None
+    licence: str | None
+    dtype: str | None
+    components: dict[str, PartFacts]
+    height: int
+    width: int
+    steps: int
+    guidance_scale: float
+    flow_shift: float | None
+    compat: str
+    bins: list[tuple[int, int]] | None
+    chi: bool
+
+    @property
+    def parameters(self) -> int:
+        """Of all components."""
+        return sum(part.parameters for part in self.components.values())
+
+    @property
+    def flops_per_image(self) -> int:
+        """Of all components."""
+        return sum(part.flops_per_image for part in self.components.values())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Networks:
     """The networks, and what else their folder says."""
 
@@ -38,61 +97,66 @@ class _Networks:
     facts: PipelineFacts
 
 
-def model_facts(repo_or_dir: str, *, revision: str | None = None) -> dict[str, Any]:
-    """Parameters, FLOPs per picture (2 per multiply-add) and shapes of each component, and where the model is.
+def model_facts(repo_or_dir: str, *, revision: str | None = None) -> ModelFacts:
+    """Counts what a pipeline has and costs, and reads how it is sampled.
 
     Those of a checkpoint of the catalog are known here; of other Hub ids, and of another revision, the configuration
     files are fetched.
 
     Raises:
-        FileNotFoundError: there is no such model or revision, or it is out of reach.
-        ValueError: it is a part of a pipeline, or its configuration is none that Sana has.
+        FileNotFoundError: There is no such model or revision, or it is out of reach.
+        PermissionError: The Hub does not take the token, or the model is gated.
+        ValueError: It is a part of a pipeline, or its configuration is not one that Sana has.
     """
     checkpoint = None if revision is not None or Path(repo_or_dir).is_dir() else find(repo_or_dir)
     place, revision = locate(repo_or_dir, revision)
-    with absence_explained(place, revision):
+    with suggesting_names(place, revision):
         networks = _of_folder(str(place), revision) if checkpoint is None else _of_checkpoint(checkpoint)
         licence = stated_licence(place, revision) if checkpoint is None else checkpoint.licence
-    autoencoder, transformer = networks.autoencoder, networks.transformer
-    config, facts, f = transformer.config, networks.facts, autoencoder.config.compression
-    steps, side = facts.steps_for(config.guidance_embeds), config.sample_size
+    config, facts = networks.transformer.config, networks.facts
+    pixels = config.sample_size * networks.autoencoder.config.compression
+    return ModelFacts(
+        repository=str(place),
+        revision=revision,
+        licence=licence,
+        dtype=weights_dtype(place, "transformer", revision) if checkpoint is None else checkpoint.dtype,
+        components=_components(networks, place),
+        height=pixels,
+        width=pixels,
+        steps=facts.steps_for(config.guidance_embeds),
+        guidance_scale=facts.guidance_scale,
+        flow_shift=None if config.guidance_embeds else facts.flow_shift,
+        compat=config.compat,
+        bins=resolution_bins(config.sample_size),
+        chi=networks.captions.chi,
+    )
+
+
+def _components(networks: _Networks, place: str | Path) -> dict[str, PartFacts]:
+    autoencoder, transformer, captions = networks.autoencoder, networks.transformer, networks.captions
+    config, facts = transformer.config, networks.facts
+    side, f = config.sample_size, autoencoder.config.compression
     branches = 1 if config.guidance_embeds or facts.guidance_scale <= 1 else 2
-    latents = torch.empty(1, config.in_channels, side, side, device="meta")
-    captions = networks.captions
+    evaluations = branches * facts.steps_for(config.guidance_embeds)
     words = captions.max_tokens + (CHI_TOKENS if captions.chi else 0)
+    latents = torch.empty(1, config.in_channels, side, side, device="meta")
     condition = torch.empty(1, captions.max_tokens, config.caption_channels, device="meta")
+    mask = torch.ones(condition.shape[:2], device="meta")
     time = torch.empty(1, device="meta")
     guidance = (time,) if config.guidance_embeds else ()
     with _naming(f"{place}/text_encoder/config.json"):
         reading = _text_encoder(networks.text_encoder, words, f"{words} tokens x {config.caption_channels}")
-    components = {
+    return {
         "text_encoder": reading,
         "transformer": _part(
             transformer,
-            lambda: transformer(latents, time, condition, torch.ones(condition.shape[:2], device="meta"), *guidance),
-            steps * branches,
-            f"{config.num_layers} layers x {config.width}, {side * side} image tokens, {branches * steps} evaluations",
+            lambda: transformer(latents, time, condition, mask, *guidance),
+            evaluations,
+            f"{config.num_layers} layers x {config.width}, {side * side} image tokens, {evaluations} evaluations",
         ),
         "autoencoder": _part(
             autoencoder, lambda: autoencoder.decode(latents), 1, f"f{f}c{config.in_channels}, one decode"
         ),
-    }
-    return {
-        "repository": str(place),
-        "revision": revision,
-        "licence": licence,
-        "dtype": weights_dtype(place, "transformer", revision) if checkpoint is None else checkpoint.dtype,
-        "components": components,
-        "parameters": sum(part["parameters"] for part in components.values()),
-        "flops_per_picture": sum(part["flops_per_picture"] for part in components.values()),
-        "height": side * f,
-        "width": side * f,
-        "steps": steps,
-        "guidance_scale": facts.guidance_scale,
-        "flow_shift": None if config.guidance_embeds else facts.flow_shift,
-        "compat": config.compat,
-        "bins": resolution_bins(side),
-        "chi": captions.chi,
     }
 
 
@@ -147,7 +211,7 @@ def _naming(file: str) -> Iterator[None]:
         raise
     except Exception as error:
         told = shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
-        raise ValueError(f"{file} describes nothing that can be made ({told})") from error
+        raise ValueError(f"{file} does not describe a model that can be built ({told})") from error
 
 
 def _check_whole(folder: str, revision: str | None) -> None:
@@ -155,12 +219,12 @@ def _check_whole(folder: str, revision: str | None) -> None:
     kind = None if read_json(folder, INDEX, revision) else part_kind(read_json(folder, "config.json", revision) or {})
     if kind is not None:
         raise ValueError(
-            f"{folder} is no pipeline but one model: {kind.what}, which {kind.library}.{kind.name}.from_pretrained "
+            f"{folder} is not a pipeline but one model: {kind.what}, which {kind.library}.{kind.name}.from_pretrained "
             "loads: give the pipeline that it belongs to"
         )
 
 
-def _text_encoder(config: PretrainedConfig, words: int, shape: str) -> dict[str, Any]:
+def _text_encoder(config: PretrainedConfig, words: int, shape: str) -> PartFacts:
     # Gemma of transformers 4 asks for autocast, which the meta device has not.
     with FakeTensorMode():
         model = AutoModel.from_config(config, attn_implementation="eager")  # type: ignore[no-untyped-call]
@@ -168,8 +232,9 @@ def _text_encoder(config: PretrainedConfig, words: int, shape: str) -> dict[str,
         return _part(model, lambda: model(tokens), 1, shape)
 
 
-def _part(module: nn.Module, run: Callable[[], object], evaluations: int, shape: str) -> dict[str, Any]:
+def _part(module: nn.Module, run: Callable[[], object], evaluations: int, shape: str) -> PartFacts:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run()
     parameters = sum(weight.numel() for weight in module.parameters())
-    return {"parameters": parameters, "flops_per_picture": counter.get_total_flops() * evaluations, "shape": shape}
+    flops = counter.get_total_flops() * evaluations
+    return PartFacts(parameters=parameters, flops_per_image=flops, shape=shape)

@@ -8,6 +8,8 @@ from sana.catalog import locate
 from sana_dit import SanaTransformer
 from sana_scale.depth import model_hash
 
+STEPS_WITH_A_MIDDLE = 2  # of Sprint: for any other number diffusers wants no timestep in the middle
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
@@ -71,7 +73,7 @@ class Parity:
         """The finding as a sentence."""
         count = len(self.prompts) * len(self.sampling.seeds)
         found = (
-            f"{'1 picture differs' if count == 1 else f'{count} pictures differ'} from diffusers' by at most "
+            f"{'1 image differs' if count == 1 else f'{count} images differ'} from diffusers' by at most "
             f"{self.largest_difference} of 255 levels, {self.mean_difference:.2g} on average"
         )
         if self.error is None:
@@ -95,7 +97,7 @@ class Parity:
             return cls(**fields | {"prompts": tuple(fields["prompts"]), "sampling": sampling})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} compares nothing with diffusers ({error!r}): give what `sana parity --out` wrote"
+                f"{path} is not a comparison with diffusers ({error!r}): give what `sana parity --out` wrote"
             ) from error
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from PIL import Image
 
 from sana.png import METADATA_KEY
+from sana.sampler import FACTS
 
-_NAMES = ("model", "loras", "steps", "sampler", "guidance_scale", "negative_prompt", "height", "width")
+_NAMES = (*FACTS, "height", "width")
 
 
 def picture_settings(paths: Iterable[Path]) -> dict[str, Any]:

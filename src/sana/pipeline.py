@@ -29,7 +29,6 @@ from sana_dit import (
     load_lora,
     scm,
     seeded_generators,
-    seeded_noise,
 )
 
 
@@ -57,8 +56,9 @@ class SanaPipeline(PretrainedPipeline):
 
     @property
     def device(self) -> torch.device:
-        """Where pictures are drawn."""
-        return next(self.transformer.parameters()).device
+        """Where pictures are drawn: with the transformer, or, where accelerate offloads that, with the autoencoder."""
+        device = next(self.transformer.parameters()).device
+        return next(self.autoencoder.parameters()).device if device.type == "meta" else device
 
     @property
     def is_sprint(self) -> bool:
@@ -77,6 +77,8 @@ class SanaPipeline(PretrainedPipeline):
         negative_prompt: str = "",
         binning: bool = True,
         batch_size: int = 8,
+        noise: Tensor | None = None,
+        on_step: OnStep | None = None,
         on_image: Callable[[int, Image.Image], object] | None = None,
         progress: bool = True,
     ) -> list[Image.Image]:
@@ -92,6 +94,9 @@ class SanaPipeline(PretrainedPipeline):
             negative_prompt: what to lead away from; not for Sprint.
             binning: whether a public checkpoint draws at the nearest size it was trained at and then scales and crops.
             batch_size: how many pictures at most are drawn, and prompts encoded, at once.
+            noise: starting noise (len(seeds), C, h, w) in the place of that of the seeds.
+            on_step: called after each step of a batch with the number of the step and the estimate of x0 (B, C, h, w),
+                latents that `decode` takes.
             on_image: called with the number of a picture and the picture as soon as it is finished.
             progress: whether to show a progress bar.
 
@@ -104,23 +109,31 @@ class SanaPipeline(PretrainedPipeline):
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         steps, scale = self.settings(steps, guidance_scale)
         drawn, wanted = self.sizes(height, width, binning=binning)
+        shape = (len(seeds), *self._latent_shape(drawn))
+        if noise is not None and noise.shape != shape:
+            raise ValueError(f"noise has the shape {tuple(noise.shape)}; it must be {shape}: one for each seed")
         row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
         captions, negative = self.encode(
-            list(row_of), negative_prompt=negative_prompt, scale=scale, batch_size=batch_size
+            list(row_of), negative_prompt=negative_prompt, guidance_scale=scale, batch_size=batch_size
         )
         pictures: list[Image.Image] = []
         encoded_prompts: list[str] = []  # those that `velocity` is for
         with tqdm(total=steps * -(-len(seeds) // batch_size), unit="step", disable=not progress) as bar:
+
+            def after_step(step: int, x0: Tensor) -> None:
+                bar.update()
+                if on_step is not None:
+                    on_step(step, x0)
+
             for start in range(0, len(seeds), batch_size):
                 part = slice(start, start + batch_size)
                 if prompts[part] != encoded_prompts:  # else the transformer has read these captions
                     encoded_prompts = prompts[part]
                     rows = [row_of[prompt] for prompt in encoded_prompts]
                     chunk = Captions(captions.embeddings[rows], captions.mask[rows])
-                    velocity = self.velocity(chunk, negative, scale=scale)
-                latents = self.follow(
-                    velocity, seeds[part], size=drawn, steps=steps, on_step=lambda step, x0: bar.update()
-                )
+                    velocity = self.velocity(chunk, negative, guidance_scale=scale)
+                first = None if noise is None else noise[part]
+                latents = self.follow(velocity, seeds[part], size=drawn, steps=steps, noise=first, on_step=after_step)
                 for picture in to_pil(resize_and_crop(self.decode(latents), *wanted)):
                     pictures.append(picture)
                     if on_image is not None:
@@ -187,9 +200,9 @@ class SanaPipeline(PretrainedPipeline):
 
     @torch.inference_mode()
     def encode(
-        self, prompts: Sequence[str], *, scale: float, negative_prompt: str = "", batch_size: int = 8
+        self, prompts: Sequence[str], *, guidance_scale: float, negative_prompt: str = "", batch_size: int = 8
     ) -> tuple[Captions, Captions | None]:
-        """Captions of the prompts, one row each, and of the negative prompt where guidance by `scale` needs it."""
+        """Captions of the prompts, one row each, and of the negative prompt where guidance by that scale needs it."""
         if self.is_sprint and negative_prompt:
             raise ValueError(f"negative_prompt is {negative_prompt!r}; a Sprint model has none: leave it out")
         encoder = self.caption_encoder
@@ -198,7 +211,7 @@ class SanaPipeline(PretrainedPipeline):
         negative = None
         with self._encoder_on_device():
             captions = self._to_transformer(_joined([encoder(chunk) for chunk in chunks]))
-            if scale > 1 and not self.is_sprint and not null_caption:
+            if guidance_scale > 1 and not self.is_sprint and not null_caption:
                 negative = self._to_transformer(encoder([negative_prompt], chi=False))
         return captions, negative
 
@@ -211,16 +224,18 @@ class SanaPipeline(PretrainedPipeline):
         *,
         size: tuple[int, int],
         steps: int,
-        scale: float,
+        guidance_scale: float,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Latents (B, C, h, w) in fp32, times the scaling factor, for pictures of `size` (height, width)."""
-        velocity = self.velocity(captions, negative, scale=scale)
+        velocity = self.velocity(captions, negative, guidance_scale=guidance_scale)
         return self.follow(velocity, seeds, size=size, steps=steps, on_step=on_step)
 
-    def velocity(self, captions: Captions, negative: Captions | None, *, scale: float) -> GuidedVelocity:
+    def velocity(self, captions: Captions, negative: Captions | None, *, guidance_scale: float) -> GuidedVelocity:
         """What a sampler follows for these captions; on a GPU its steps are CUDA graphs unless `cuda_graph` is off."""
-        return guided_velocity(self.transformer, captions, negative, scale=scale, denoise=self._step_graphs())
+        return guided_velocity(
+            self.transformer, captions, negative, guidance_scale=guidance_scale, denoise=self._step_graphs()
+        )
 
     @torch.inference_mode()
     def follow(
@@ -230,18 +245,20 @@ class SanaPipeline(PretrainedPipeline):
         *,
         size: tuple[int, int],
         steps: int,
+        noise: Tensor | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Latents as `denoise` gives them, along any velocity, from the seeds' noise by the checkpoint's sampler."""
-        f = self.autoencoder.config.compression
-        shape = (self.transformer.config.in_channels, size[0] // f, size[1] // f)
+        """Latents as `denoise` gives them, along any velocity, by the checkpoint's sampler.
+
+        They start from `noise` (B, C, h, w), or, without it, from that of the seeds.
+        """
+        shape = self._latent_shape(size)
         with use_kernels(self.kernels):
+            generators = seeded_generators(seeds)
+            noise = (draw_noise(generators, shape) if noise is None else noise).to(self.device)
             if self.is_sprint:
-                generators = seeded_generators(seeds)
-                noise = draw_noise(generators, shape).to(self.device)
                 latents = scm(velocity, noise, steps=steps, generators=generators, on_step=on_step)
             else:
-                noise = seeded_noise(seeds, shape).to(self.device)
                 latents = flow_dpm_solver(velocity, noise, steps=steps, shift=self.facts.flow_shift, on_step=on_step)
         return checked_latents(latents, self.transformer)
 
@@ -257,6 +274,10 @@ class SanaPipeline(PretrainedPipeline):
         with use_kernels(self.kernels):
             images = [self.autoencoder.decode(piece, tile=self.tile, progress=False).float() for piece in pieces]
         return checked_images(torch.cat(images), dtype)
+
+    def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        f = self.autoencoder.config.compression
+        return self.transformer.config.in_channels, size[0] // f, size[1] // f
 
     def _step_graphs(self) -> StepGraphs | None:
         if not self.cuda_graph or self.device.type != "cuda":

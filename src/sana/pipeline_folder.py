@@ -9,9 +9,10 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from sana.catalog import nearest
+from sana.pipeline_scheduler import FLOW_DPM, SCHEDULER, SCM, read_flow_shift
 from sana_scale.files import write_json
 
-INDEX, FACTS, SCHEDULER = "model_index.json", "sana.json", "scheduler/scheduler_config.json"
+INDEX, FACTS, TRANSFORMER = "model_index.json", "sana.json", "transformer/config.json"
 PIPELINES = ("SanaPipeline", "SanaSprintPipeline")
 COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
 DIFFUSERS_VERSION = "0.32.0"  # the first release that reads every key written here
@@ -44,8 +45,18 @@ class PipelineFacts:
 
 
 def check_components(repo_or_dir: str | Path) -> None:
-    """Raise FileNotFoundError where a local folder is no pipeline or lacks a component; a Hub id passes."""
+    """Raise FileNotFoundError where a local folder is not a pipeline or lacks a component; a Hub id passes.
+
+    Raises:
+        ValueError: it is a file.
+    """
     folder = Path(repo_or_dir)
+    if folder.is_file():
+        raise ValueError(
+            f"{folder} is a file; a pipeline is a folder or a Hub repository. If it holds a transformer, take the rest "
+            "from a pipeline: SanaPipeline(CaptionEncoder.from_pretrained(pipeline), "
+            f"SanaTransformer.from_pretrained({str(folder)!r}), DCAE.from_pretrained(pipeline))"
+        )
     if not folder.is_dir():
         text = str(repo_or_dir)
         if isinstance(repo_or_dir, Path) or text.count("/") != 1 or text.startswith(("/", ".", "~")):
@@ -68,36 +79,35 @@ def read_facts(repo_or_dir: str | Path, *, revision: str | None = None) -> Pipel
     """The facts of a folder or Hub repository.
 
     Raises:
-        ValueError: the scheduler is not one that Sana is sampled with.
+        FileNotFoundError: it has no scheduler.
+        ValueError: it is sampled otherwise than Sana is here, or a part of Sprint is beside one of plain Sana.
     """
     scheduler = read_json(repo_or_dir, SCHEDULER, revision)
     if scheduler is None:
         raise FileNotFoundError(f"{repo_or_dir} has no {SCHEDULER}")
     kind = (read_json(repo_or_dir, INDEX, revision) or {}).get("_class_name")
     if kind not in PIPELINES:
-        raise ValueError(f"{INDEX} of {repo_or_dir} is that of a {kind}; it must be one of {', '.join(PIPELINES)}")
+        raise ValueError(
+            f"{INDEX} of {repo_or_dir} is that of a {kind}; it must be one of {', '.join(PIPELINES)}: draw with "
+            "diffusers, where sana_dit.accelerate_diffusers takes pipelines without ControlNet and PAG"
+        )
+    shift = read_flow_shift(scheduler)
+    sprint = kind == PIPELINES[1]
+    transformer = read_json(repo_or_dir, TRANSFORMER, revision)
+    guided = sprint if transformer is None else transformer.get("guidance_embeds", False)
+    if len({sprint, scheduler["_class_name"] == SCM, bool(guided)}) > 1:
+        raise ValueError(
+            f"{repo_or_dir} mixes SANA and SANA-Sprint: {INDEX} names a {kind}, {SCHEDULER} a "
+            f"{scheduler['_class_name']}, and {TRANSFORMER} has guidance_embeds {guided}; Sprint is a {PIPELINES[1]} "
+            f"with a {SCM} and guidance_embeds, and a {PIPELINES[0]} has neither"
+        )
     own = (read_json(repo_or_dir, FACTS, revision) or {}).get("pipeline") or {}
     known = {field.name for field in fields(PipelineFacts)} - {"flow_shift"}
     if not isinstance(own, dict):
         raise ValueError(f"{FACTS} of {repo_or_dir} has {own!r} under 'pipeline', not an object of {sorted(known)}")
     if unknown := sorted(own.keys() - known):
         raise ValueError(f"{FACTS} of {repo_or_dir} has unknown pipeline facts {unknown}; known are {sorted(known)}")
-    return PipelineFacts(flow_shift=_flow_shift(scheduler), **own)
-
-
-def _flow_shift(scheduler: dict[str, Any]) -> float:
-    kind = scheduler.get("_class_name")
-    if kind == "SCMScheduler":
-        return 1.0
-    if kind == "DPMSolverMultistepScheduler" and scheduler.get("use_flow_sigmas"):
-        shift = scheduler.get("flow_shift", 1.0)  # diffusers' default
-        if not isinstance(shift, int | float):
-            raise ValueError(f"flow_shift of {SCHEDULER} is {shift!r}; it must be a number")
-        return float(shift)
-    raise ValueError(
-        f"the scheduler is {kind}; Sana is sampled with a DPMSolverMultistepScheduler that has use_flow_sigmas, "
-        "Sprint with an SCMScheduler"
-    )
+    return PipelineFacts(flow_shift=shift, **own)
 
 
 def find_file(repo_or_dir: str | Path, name: str, revision: str | None = None) -> Path | None:
@@ -136,7 +146,7 @@ def read_json(repo_or_dir: str | Path, name: str, revision: str | None = None) -
 
 def write_facts(directory: Path, facts: PipelineFacts, *, sprint: bool, text_encoder: str, tokenizer: str) -> None:
     """Write scheduler/, sana.json and, last, model_index.json."""
-    kind = "SCMScheduler" if sprint else "DPMSolverMultistepScheduler"
+    kind = SCM if sprint else FLOW_DPM
     version = {"_diffusers_version": DIFFUSERS_VERSION}
     settings: dict[str, Any] = {"prediction_type": "trigflow", "sigma_data": 0.5}
     if not sprint:

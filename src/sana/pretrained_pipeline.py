@@ -7,15 +7,15 @@ from typing import Self
 import torch
 
 from sana.catalog import EMBEDDED, locate
+from sana.choices import Existing
 from sana.devices import usable_device
-from sana.hub_absence import absence_explained
-from sana.hub_cache import mend_cache
+from sana.hub_absence import mend_cache, suggesting_names
 from sana.kernels import Kernels, check_kernels
 from sana.pipeline_folder import INDEX, PipelineFacts, check_components, read_facts, write_facts
 from sana.pipeline_parts import load_parts
 from sana.publishing.model_card import render_card
 from sana.publishing.publication import inspect_folder
-from sana.publishing.upload import Existing, publish
+from sana.publishing.upload import publish
 from sana_ae import DCAE
 from sana_dit import CaptionEncoder, Quantization, SanaTransformer
 
@@ -62,8 +62,8 @@ class PretrainedPipeline:
         repo_or_dir: str | Path,
         *,
         revision: str | None = None,
-        device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
         quantize: Quantization | None = None,
         offload: bool = False,
         cuda_graph: bool = True,
@@ -75,10 +75,12 @@ class PretrainedPipeline:
         Args:
             repo_or_dir: the folder, the Hub id, a name of the catalog such as sana-1.5-1.6b-1024, or "embedded".
             revision: branch, tag or commit of the Hub repository.
+            dtype: of the transformer. None is, on a GPU, the half precision that the checkpoint was published in: as
+                the catalog says, else as the only fp16 or bf16 variant of its weights, else as its weights, and bf16
+                for fp32. On a CPU it is fp32, or bf16 where the weights are in half precision and bf16 was measured
+                to be faster there; the embedded model runs in fp32. Beside a transformer in fp16 the caption encoder
+                and the autoencoder run in bf16: both overflow in fp16.
             device: where to run; None is the first GPU, else the CPU.
-            dtype: of the transformer. None is the half precision that the checkpoint was published in, on a CPU bf16
-                for it, where that was measured to be faster there, else fp32; the embedded model runs in fp32. In
-                fp16 the caption encoder and the autoencoder run in bf16: both overflow in fp16.
             quantize: "int8" or "nf4" keeps the weights of the transformer's blocks and of the caption encoder in 8 or
                 4 bits; needs bitsandbytes.
             offload: whether the caption encoder waits in CPU memory while pictures are drawn.
@@ -102,7 +104,7 @@ class PretrainedPipeline:
         repo_or_dir, revision = locate(repo_or_dir, revision)
         check_components(repo_or_dir)
         device = usable_device(device)
-        with absence_explained(repo_or_dir, revision):
+        with suggesting_names(repo_or_dir, revision):
             if not Path(repo_or_dir).is_dir():
                 mend_cache(str(repo_or_dir), INDEX, revision=revision)
             facts = read_facts(repo_or_dir, revision=revision)
@@ -117,7 +119,7 @@ class PretrainedPipeline:
         return cls.from_pretrained(EMBEDDED, device=device, dtype=torch.float32)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write a folder that this class and diffusers load: the index comes last, so half a folder is no pipeline."""
+        """Write a folder that this class and diffusers load: the index comes last, so half of one is not a pipeline."""
         tokenizer = type(self.caption_encoder.tokenizer).__name__
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -141,7 +143,7 @@ class PretrainedPipeline:
         `sana publish` does more: it shows what it would upload, and takes what the card is to say.
 
         Raises:
-            ValueError: weights are not finite, the name is no Hub id, or the repository holds other files.
+            ValueError: weights are not finite, the name is not a Hub id, or the repository holds other files.
             PermissionError: the Hub does not let this token write there.
             OSError: the Hub cannot be reached.
         """

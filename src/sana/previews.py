@@ -29,7 +29,7 @@ class Race:
         pipeline: draws.
         captions, negative: of the one prompt, as `SanaPipeline.encode` gives them.
         samples: how many start.
-        scale: guidance scale.
+        guidance_scale: as in a call.
         batch_size: how many samples at most the transformer takes, and the autoencoder decodes, at once.
     """
 
@@ -40,13 +40,13 @@ class Race:
         negative: Captions | None,
         *,
         samples: int,
-        scale: float,
+        guidance_scale: float,
         batch_size: int,
     ) -> None:
         self.racing = list(range(samples))
         self._pipeline = pipeline
         self._captions, self._negative = captions, negative
-        self._scale = scale
+        self._guidance_scale = guidance_scale
         self._batch_size = batch_size
         self._velocities: dict[int, GuidedVelocity] = {}
 
@@ -83,7 +83,9 @@ class Race:
         if count not in self._velocities:
             embeddings, mask = self._captions
             captions = Captions(embeddings.expand(count, -1, -1), mask.expand(count, -1))
-            self._velocities[count] = self._pipeline.velocity(captions, self._negative, scale=self._scale)
+            self._velocities[count] = self._pipeline.velocity(
+                captions, self._negative, guidance_scale=self._guidance_scale
+            )
         return self._velocities[count]
 
 
@@ -109,8 +111,8 @@ def draw_with_previews(
     steps, scale = pipeline.settings(steps, guidance_scale)
     looks = look_steps(at, steps)
     drawn, wanted = pipeline.sizes(height, width, binning=binning)
-    captions, negative = pipeline.encode([prompt], negative_prompt=negative_prompt, scale=scale)
-    race = Race(pipeline, captions, negative, samples=len(seeds), scale=scale, batch_size=batch_size)
+    captions, negative = pipeline.encode([prompt], negative_prompt=negative_prompt, guidance_scale=scale)
+    race = Race(pipeline, captions, negative, samples=len(seeds), guidance_scale=scale, batch_size=batch_size)
 
     def look(step: int, x0: Tensor) -> None:
         if step in looks:
@@ -132,7 +134,7 @@ def look_steps(at: Sequence[float], steps: int) -> list[int]:
     looks = [math.ceil(fraction * steps - 1e-9) - 1 for fraction in at]
     if looks and not (looks[0] >= 0 and all(a < b for a, b in pairwise([*looks, steps - 1]))):
         raise ValueError(
-            f"at={tuple(at)} of {steps} steps are the steps {[look + 1 for look in looks]}: looks must be at different "
+            f"at={tuple(at)} of {steps} steps are the steps {[look + 1 for look in looks]}; looks must be at different "
             "steps before the last; take more steps, or look less often"
         )
     return looks
@@ -147,6 +149,6 @@ def checked_places(chosen: Sequence[int], count: int) -> list[int]:
     places = sorted(chosen)
     if not places or len(set(places)) < len(places) or not 0 <= places[0] <= places[-1] < count:
         raise ValueError(
-            f"keep chose {list(chosen)} of {count} pictures: it must be different places from 0, one at least"
+            f"keep chose {list(chosen)} of {count} images; it must choose at least one, each once, by place from 0"
         )
     return places

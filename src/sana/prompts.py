@@ -12,6 +12,8 @@ def pair(prompts: str | Sequence[str], seeds: Sequence[int] | None) -> tuple[lis
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"a prompt is {text!r}; prompts are strings")
+        if any("\ud800" <= character <= "\udfff" for character in text):  # from bytes that the locale cannot read
+            raise ValueError(f"a prompt is {text!r}, which is not Unicode: use a UTF-8 locale, such as LC_ALL=C.UTF-8")
     numbers = [0] * len(texts) if seeds is None else [_whole(seed) for seed in seeds]
     if isinstance(prompts, str):
         texts = texts * len(numbers)

@@ -7,7 +7,6 @@ from typing import Any
 
 from sana.catalog import EMBEDDED, locate
 from sana.judges import EMBEDDED_JUDGE
-from sana.kernels import kernels_in_force
 from sana.sampler import Drawing
 from sana_scale.files import FileLock, write_json
 
@@ -28,8 +27,7 @@ def claim_run(run_dir: Path, drawing: Drawing, judge: str) -> None:
         RunInUseError: another process drives it.
     """
     here = {"judge": judge, "model": drawing.model, "revision": drawing.revision, **drawing.options}
-    here |= {"dtype": drawing.dtype and str(drawing.dtype).removeprefix("torch."), "quantize": drawing.quantize}
-    here |= {"kernels": kernels_in_force(drawing.kernels)}
+    here |= drawing.numerics
     here |= {"loras": [[source, scale, _contents(source)] for source, scale in drawing.loras]}
     judge_folder = str(EMBEDDED_JUDGE) if judge == EMBEDDED else judge
     here |= {
@@ -46,17 +44,19 @@ def claim_run(run_dir: Path, drawing: Drawing, judge: str) -> None:
         there = BEFORE | json.loads(path.read_text(encoding="utf-8"))
     if changed := [name for name in here if there.get(name) != here[name]]:
         facts = ", ".join(f"{name} was {there.get(name)!r} and is now {here[name]!r}" for name in changed)
-        raise ValueError(f"{run_dir} was made otherwise: {facts}. Choose another --run-dir")
+        raise ValueError(f"{run_dir} was made with other settings: {facts}. Choose another --run-dir")
 
 
 def _contents(name: str) -> str | None:
     """A hash of a checkpoint, whose name may follow a kind of judge; None for what is not on this machine."""
-    place = next((Path(part) for part in (name, name.partition(":")[2]) if part and Path(part).exists()), None)
-    if place is None:
+    path = next((Path(part) for part in (name, name.partition(":")[2]) if part and Path(part).exists()), None)
+    if path is None:
         return None
     digest = hashlib.sha256()
-    for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
-        if path.suffix in CONTENTS and path.is_file():
-            with path.open("rb") as file:
-                digest.update(f"{path.relative_to(place)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.suffix in CONTENTS and file.is_file():
+            with file.open("rb") as opened:
+                digest.update(
+                    f"{file.relative_to(path)} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode()
+                )
     return digest.hexdigest()[:16]

@@ -24,18 +24,18 @@ def parse_stop(text: str) -> StopRule:
     except (KeyError, ValueError) as error:
         reason = "" if isinstance(error, KeyError) else f" ({error})"
         raise ValueError(
-            f"--stop is {text!r}{reason}; give p=0.95 (a score), gain=16 (images without one), improvement=0.002 (that "
-            "one more is expected to bring), images=40 or seconds=600"
+            f"--stop is {text!r}{reason}; give p=0.95 (a score), gain=16 (images without a better one), "
+            "improvement=0.002 (the least that one more image is expected to gain), images=40 or seconds=600"
         ) from None
 
 
 def _whole(value: float) -> int:
     if not value.is_integer():
-        raise ValueError(f"{value:g} is no whole number")
+        raise ValueError(f"{value:g} is not a whole number")
     return int(value)
 
 
 def _probability(value: float) -> float:
     if value > 1:
-        raise ValueError(f"p is {value:g} and is a probability, 1 at most")
+        raise ValueError(f"p is {value:g}; a probability is at most 1")
     return value

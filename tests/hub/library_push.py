@@ -95,6 +95,10 @@ def refused(pipeline: str, judge: str) -> None:
                 model.push_to_hub(**words)
         with pytest.raises(PermissionError, match="does not let this token write to tester/broken: log in with"):
             model.push_to_hub("tester/broken", token="hf_other")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("HF_TOKEN")
+            with pytest.raises(PermissionError, match="no token is set, and tester/broken cannot be written"):
+                model.push_to_hub("tester/broken")
     assert not api.repo_exists("tester/broken")
     assert not api.repo_exists("tester/noslash")
 
@@ -112,6 +116,17 @@ def damaged(pipeline: str, judge: str) -> None:
         with pytest.warns(UserWarning, match=f"{weights.name} of {repo} were damaged in the cache: fetched again"):
             loaded = network(type(model).from_pretrained(repo)).state_dict()
         assert all(torch.equal(weight, loaded[name]) for name, weight in network(model).state_dict().items()), repo
+
+
+def expired(pipeline: str, judge: str) -> None:
+    """With a token that is not valid any more the Hub shows nothing, public models neither."""
+    for model, repo in models(pipeline, judge):
+        model.push_to_hub(repo)
+    os.environ["HF_TOKEN"] = "hf_expired"
+    for kind, repo in zip(NETWORKS, REPOSITORIES, strict=True):
+        told = f"the Hub does not take this token for {repo}: `hf auth login`, or unset HF_TOKEN where the model is"
+        with pytest.raises(PermissionError, match=told):
+            kind.from_pretrained(repo)
 
 
 def cached(pipeline: str, judge: str) -> None:
@@ -136,6 +151,5 @@ def gone(*_: str) -> None:
 
 
 if __name__ == "__main__":
-    {"pushed": pushed, "refused": refused, "damaged": damaged, "cached": cached, "gone": gone}[sys.argv[1]](
-        *sys.argv[2:]
-    )
+    steps = (pushed, refused, damaged, expired, cached, gone)
+    {step.__name__: step for step in steps}[sys.argv[1]](*sys.argv[2:])

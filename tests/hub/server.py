@@ -96,6 +96,7 @@ class HubServer:
         return {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
+            "HF_HUB_OFFLINE": "0",
             "HF_TOKEN": self.token,
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",

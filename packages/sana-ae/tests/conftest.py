@@ -1,8 +1,11 @@
 """Shrunk versions of the published autoencoders, ours and diffusers' with the same weights."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+
+os.environ.pop("HF_HUB_ENABLE_HF_TRANSFER", None)  # huggingface_hub warns of it when it is imported
 
 import pytest
 import torch

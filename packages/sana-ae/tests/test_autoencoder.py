@@ -141,7 +141,7 @@ def test_channels_left_out_count_as_zero(make_model, relative_error):
 
 @pytest.mark.parametrize("channels", [0, 33])
 def test_channels_that_are_not_there_are_refused(channels, make_model):
-    with pytest.raises(ValueError, match=f"{channels} latent channels asked for; the model has 1 to 32"):
+    with pytest.raises(ValueError, match=f"{channels} latent channels were asked for; the model has 1 to 32"):
         make_model("1.5-f32c128").encode(torch.randn(1, 3, 32, 32), channels=channels)
 
 

@@ -74,7 +74,7 @@ def test_shards_that_are_missing_are_named(tmp_path):
 def test_an_index_must_stay_in_its_folder(tmp_path, weight_map):
     index = tmp_path / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(ValueError, match="it has to list files of its own folder"):
+    with pytest.raises(ValueError, match="it must list files of its own folder"):
         find(tmp_path)
 
 
@@ -197,7 +197,7 @@ def test_a_pointer_of_git_lfs_is_recognised(tmp_path, suffix):
 
 def test_a_pth_without_tensors_is_refused(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "model.pth")
-    with pytest.raises(ValueError, match="holds no state_dict of tensors"):
+    with pytest.raises(ValueError, match="has no state_dict of tensors"):
         read(tmp_path / "model.pth")
 
 

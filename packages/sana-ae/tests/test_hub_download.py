@@ -1,9 +1,11 @@
 """What loading says of files that a Hub has or may have; no network is used."""
 
 import hashlib
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from sana_ae import DCAE
 from sana_ae.hub_download import DownloadBrokeError, download
@@ -39,6 +41,35 @@ def test_what_a_hub_does_not_have_is_missing_without_more_words(partial_cache, m
     monkeypatch.setattr("sana_ae.hub_download.HfApi.model_info", lambda *repo, **options: None)
     with pytest.raises(FileNotFoundError, match=r"no autoencoder in(?!.*reached)"):
         DCAE.from_pretrained(partial_cache)
+
+
+def answered(status, kind=HfHubHTTPError):
+    return kind(f"{status}", response=SimpleNamespace(status_code=status, headers={}, request=None))
+
+
+REFUSALS = [answered(401), LocalEntryNotFoundError("it seems not to be there")]
+REFUSALS[1].__cause__ = answered(403)  # as huggingface_hub tells of one
+REFUSED = "the Hub does not take this token for nobody/nothing: `hf auth login`, or unset HF_TOKEN where"
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=["401", "403"])
+@pytest.mark.parametrize("asked", ["snapshot_download", "HfApi.model_info"])
+def test_a_token_that_the_hub_does_not_take_is_named_with_a_remedy(partial_cache, monkeypatch, refusal, asked):
+    def refuse(*repo, **options):
+        raise refusal
+
+    monkeypatch.setattr(f"sana_ae.hub_download.{asked}", refuse)
+    with pytest.raises(PermissionError, match=REFUSED):
+        DCAE.from_pretrained(partial_cache)
+
+
+def test_a_model_that_the_hub_does_not_show_is_not_a_matter_of_the_token(monkeypatch):
+    def refuse(*repo, **options):
+        raise answered(401, RepositoryNotFoundError)
+
+    monkeypatch.setattr("sana_ae.hub_download.snapshot_download", refuse)
+    with pytest.raises(RepositoryNotFoundError):
+        DCAE.from_pretrained("nobody/nothing")
 
 
 @pytest.fixture
@@ -81,6 +112,16 @@ def test_a_damaged_file_that_cannot_be_fetched_is_named_with_a_remedy(cached_fil
     with pytest.raises(
         OSError, match=r"model\.bin of nobody/nothing is damaged in the cache .*load once with a network"
     ):
+        download("nobody/nothing", None, ["*.bin"])
+
+
+def test_a_damaged_file_that_the_hub_does_not_send_for_this_token_says_so(cached_file, monkeypatch):
+    def refuse(*repo, **options):
+        raise ValueError("Force download failed") from answered(401)
+
+    monkeypatch.setattr("sana_ae.hub_download.hf_hub_download", refuse)
+    cached_file[0].write_bytes(b"who")
+    with pytest.raises(PermissionError, match=REFUSED):
         download("nobody/nothing", None, ["*.bin"])
 
 

@@ -41,7 +41,16 @@ def test_names_and_shapes_are_those_of_diffusers(name):
 
 @pytest.mark.parametrize(
     ("name", "scaling_factor"),
-    [("sana-1.0", 0.41407), ("sana-1.1", 0.41407), ("in-1.0", 0.3189), ("mix-1.0", 0.4552)],
+    [
+        ("f32c32-sana-1.0", 0.41407),
+        ("f32c32-sana-1.1", 0.41407),
+        ("f32c32-in-1.0", 0.3189),
+        ("f32c32-mix-1.0", 0.4552),
+        ("f64c128-in-1.0", 0.2889),
+        ("f64c128-mix-1.0", 0.4538),
+        ("f128c512-in-1.0", 0.4883),
+        ("f128c512-mix-1.0", 0.3620),
+    ],
 )
 def test_checkpoints_of_one_shape_keep_their_own_latent_scale(name, scaling_factor):
-    assert PUBLISHED[f"dc-ae-f32c32-{name}"].scaling_factor == scaling_factor
+    assert PUBLISHED[f"dc-ae-{name}"].scaling_factor == scaling_factor

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderDC
 from safetensors.torch import load_file, save_file
 
-from sana_ae import DC_AE_F32C32_IN, DC_AE_F32C32_SANA, DC_AE_F128C512, DCAE
+from sana_ae import DC_AE_1_5_F32C128, DC_AE_F32C32_IN, DC_AE_F32C32_SANA, DCAE
 from sana_ae.presets import PUBLISHED
 
 SHAPES = ["sana", "lite", "f32c32", "f64c128", "f128c512", "1.5-f32c128"]
@@ -90,7 +90,7 @@ def test_a_checkpoint_of_efficientvit_names_its_configuration(tmp_path, monkeypa
 def test_an_unknown_name_of_efficientvit_is_refused(tmp_path):
     save_file({"x": torch.ones(1)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"model_name": "dc-ae-f8c4"}')
-    with pytest.raises(ValueError, match="names 'dc-ae-f8c4'; known are"):
+    with pytest.raises(ValueError, match="is 'dc-ae-f8c4'; it must be one of"):
         DCAE.from_pretrained(tmp_path)
 
 
@@ -119,18 +119,18 @@ def test_where_only_the_scale_differs_the_name_of_the_file_tells(save_empty):
         DCAE.from_pretrained(path.rename(path.with_name("model.pt")))
 
 
-@pytest.mark.parametrize("config", [{}, {"model_name": "dc-ae-f128c512-in-1.0"}], ids=["inferred", "efficientvit"])
+@pytest.mark.parametrize("config", [{}, {"model_name": "dc-ae-1.5-f32c128"}], ids=["inferred", "efficientvit"])
 def test_a_latent_scale_that_is_not_known_is_told(save_empty, config):
-    path = save_empty(DC_AE_F128C512, "model.pt")
+    path = save_empty(DC_AE_1_5_F32C128, "model.pt")
     (path.parent / "config.json").write_text(json.dumps(config))
-    with pytest.warns(UserWarning, match=r"scale of dc-ae-f128c512-in-1.0 is not known and 1.0 here: set it") as told:
+    with pytest.warns(UserWarning, match=r"scale of dc-ae-1.5-f32c128 is not known and 1.0 here: set it") as told:
         DCAE.from_pretrained(path)
     assert told[0].filename == __file__
 
 
 def test_shapes_of_no_published_model_need_a_configuration(make_model, tmp_path):
     torch.save(make_model("sana").state_dict(), tmp_path / "mine.pt")
-    with pytest.raises(ValueError, match=r"mine.pt has no config.json beside it and the shapes of no published"):
+    with pytest.raises(ValueError, match=r"mine.pt has no config.json beside it and its shapes are those of none of"):
         DCAE.from_pretrained(tmp_path / "mine.pt")
 
 

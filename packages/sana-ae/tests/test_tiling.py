@@ -45,7 +45,7 @@ def test_tiles_know_adaptive_channels(make_model, relative_error):
 
 @pytest.mark.parametrize("tile", [0, -32, 48])
 def test_tiles_that_do_not_divide_are_refused(tile, make_model):
-    with pytest.raises(ValueError, match=f"tile is {tile} pixels; it has to be a multiple of 32"):
+    with pytest.raises(ValueError, match=f"tile is {tile} pixels; it must be a multiple of 32"):
         make_model("sana").decode(torch.randn(1, 8, 2, 2), tile=tile)
 
 

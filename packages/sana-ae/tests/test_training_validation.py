@@ -19,7 +19,7 @@ def test_rfid_is_measured_where_there_are_features(make_model):
 
 
 def test_rfid_of_one_image_is_refused_before_training():
-    with pytest.raises(ValueError, match=r"rFID of 1 held-out image\(s\) asked for; give at least two"):
+    with pytest.raises(ValueError, match=r"rFID of 1 held-out image\(s\) was asked for; give at least two"):
         ReconstructionValidation(torch.zeros(1, 3, 64, 64), features=lambda x: x.mean(dim=(2, 3)))
 
 

@@ -1,7 +1,10 @@
 """Tiny models of ours and of diffusers with the same weights, and their inputs."""
 
+import os
 from collections.abc import Callable
 from typing import Any
+
+os.environ.pop("HF_HUB_ENABLE_HF_TRANSFER", None)  # huggingface_hub warns of it when it is imported
 
 import pytest
 import torch

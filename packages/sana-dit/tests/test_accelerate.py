@@ -9,11 +9,13 @@ from diffusers import (
     SanaTransformer2DModel,
     SCMScheduler,
 )
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sana_dit.accelerate import accelerate_diffusers
 from sana_dit.captions import Captions
 from sana_dit.guidance import guided_velocity
+from sana_dit.lora import load_lora
 from sana_dit.sampling import draw_noise, flow_dpm_solver, scm, seeded_generators, seeded_noise
 
 # diffusers' DPM scheduler hands a tensor to np.array, which NumPy 2 deprecates.
@@ -78,14 +80,14 @@ def test_the_weights_are_shared_and_not_copied(make_diffusers) -> None:
 
 def test_our_sampler_and_guidance_make_the_image_of_sana_pipeline(make_diffusers) -> None:
     pipeline = accelerate_diffusers(make_pipeline(make_diffusers()))
-    velocity = guided_velocity(pipeline.transformer.model, CAPTIONS, NEGATIVE, scale=4.5)
+    velocity = guided_velocity(pipeline.transformer.model, CAPTIONS, NEGATIVE, guidance_scale=4.5)
     ours = flow_dpm_solver(velocity, seeded_noise([7, 8], SHAPE), steps=6)
     torch.testing.assert_close(ours, generate(pipeline, [7, 8]), **CLOSE)
 
 
 def test_our_sampler_and_guidance_make_the_image_of_sprint(make_diffusers) -> None:
     pipeline = accelerate_diffusers(make_pipeline(make_diffusers(**SPRINT)))
-    velocity = guided_velocity(pipeline.transformer.model, CAPTIONS, scale=4.5)
+    velocity = guided_velocity(pipeline.transformer.model, CAPTIONS, guidance_scale=4.5)
     generators = seeded_generators([7, 8])
     ours = scm(velocity, draw_noise(generators, SHAPE), steps=2, generators=generators)
     torch.testing.assert_close(ours, generate(pipeline, [7, 8]), **CLOSE)
@@ -195,3 +197,15 @@ def test_control_and_perturbed_attention_are_refused(make_diffusers) -> None:
     }.items():
         with pytest.raises(ValueError, match=name):
             adapted(*inputs, **{name: value})
+
+
+def test_adapters_of_diffusers_are_refused_with_what_takes_them(make_diffusers, tmp_path) -> None:
+    names = ("lora_A", (2, 128)), ("lora_B", (128, 2))
+    save_file(
+        {f"transformer.transformer_blocks.0.attn1.to_q.{name}.weight": torch.ones(shape) for name, shape in names},
+        tmp_path / "pytorch_lora_weights.safetensors",
+    )
+    pipeline = accelerate_diffusers(make_pipeline(make_diffusers()))
+    with pytest.raises(ValueError, match=r"use sana_dit.load_lora\(pipe.transformer.model"):
+        pipeline.load_lora_weights(tmp_path)
+    assert load_lora(pipeline.transformer.model, tmp_path)

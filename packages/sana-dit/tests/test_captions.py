@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
-from sana_dit.captions import CaptionEncoder, Captions
+from sana_dit.captions import CaptionCutWarning, CaptionEncoder, Captions
 from sana_dit.complex_human_instruction import COMPLEX_HUMAN_INSTRUCTION
 
 PROMPTS = ["A red apple left of the Cat", "", "  一只猫 🐈 "]
@@ -136,7 +136,7 @@ def test_the_encoders_own_chi_is_the_default_of_a_call(tokenizer, gemma) -> None
 @pytest.mark.parametrize("chi", [True, False])
 def test_a_prompt_that_is_too_long_is_cut_off_with_a_warning(encoder: CaptionEncoder, chi: bool) -> None:
     long = " ".join(["apple"] * 200) + " cat"
-    with pytest.warns(UserWarning, match="cut off: '.*apple cat'") as caught:
+    with pytest.warns(CaptionCutWarning, match="cut off: '.*apple cat'") as caught:
         captions = encoder([long], chi=chi)
     assert captions.mask.all()
     assert Path(caught[0].filename) == Path(__file__)
@@ -146,7 +146,7 @@ def test_a_prompt_of_just_max_tokens_warns_of_nothing(encoder: CaptionEncoder) -
     text = "a" + " a" * (MAX_TOKENS - 2)
     assert len(encoder.tokenizer(text)["input_ids"]) == MAX_TOKENS
     encoder([text], chi=False)
-    with pytest.warns(UserWarning, match="1 tokens longer"):
+    with pytest.warns(CaptionCutWarning, match="1 tokens longer"):
         encoder([text + " a"], chi=False)
 
 
@@ -231,7 +231,11 @@ def test_a_truncated_file_is_named(encoder: CaptionEncoder, tmp_path: Path, part
 @pytest.mark.parametrize(
     ("name", "fields", "told"),
     [
-        ("config.json", {"hidden_activation": "nonsense"}, r"describes no text encoder .*KeyError: 'nonsense'\)"),
+        (
+            "config.json",
+            {"hidden_activation": "nonsense"},
+            r"does not describe a text encoder .*KeyError: 'nonsense'\)",
+        ),
         ("sana.json", {"captions": 3}, "has 3 under 'captions', not an object"),
         ("sana.json", {"captions": {"max_tokens": "x"}}, "max_tokens is 'x'; it must be at least 2"),
     ],

@@ -1,10 +1,13 @@
 """Where checkpoints lie, and files that cannot be read."""
 
+import io
 import json
 import pickle
+import random
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
@@ -184,7 +187,7 @@ def test_a_truncated_pth_is_named_with_a_remedy(tmp_path, keep):
 @pytest.mark.parametrize("content", [[1, 2], {"state_dict": {"x": 1}}, torch.zeros(1)])
 def test_a_pth_without_a_state_dict_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "model.pth")
-    with pytest.raises(ValueError, match="holds no state_dict of named floating-point tensors"):
+    with pytest.raises(ValueError, match="has no state_dict of named floating-point tensors"):
         read_weights((tmp_path / "model.pth",), CPU)
 
 
@@ -194,7 +197,37 @@ def test_an_old_pickle_is_read_too(tmp_path):
     assert pickle.HIGHEST_PROTOCOL >= 2
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "is no JSON"), ("[1]", "holds a list, not an object")])
+@pytest.mark.parametrize("numpy_core", [b"numpy._core.multiarray", b"numpy.core.multiarray"])
+def test_a_checkpoint_of_nvlabs_training_is_read(tmp_path, numpy_core):
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([weight])
+    weight.sum().backward()
+    optimizer.step()
+    states = {"numpy": np.random.get_state(), "python": random.getstate(), "torch": torch.get_rng_state()}
+    rest = {"optimizer": optimizer.state_dict(), "epoch": 1, "step": 3, "rng_state": states}
+    written = io.BytesIO()  # not a zip, so that the name below can have another length
+    torch.save({"state_dict": {"x": torch.ones(2)}, **rest}, written, _use_new_zipfile_serialization=False)
+    module = type(np.random.get_state()[1]).__reduce__(np.empty(0))[0].__module__.encode()
+    assert module in written.getvalue()
+    (tmp_path / "a.pth").write_bytes(written.getvalue().replace(module, numpy_core))
+    assert read_weights((tmp_path / "a.pth",), CPU)["x"].tolist() == [1, 1]
+
+
+def test_averaged_weights_are_left_out_with_a_warning(tmp_path):
+    torch.save({"state_dict": {"x": torch.ones(1)}, "state_dict_ema": {"x": torch.zeros(1)}}, tmp_path / "a.pth")
+    with pytest.warns(UserWarning, match=r"a.pth also holds averaged weights, state_dict_ema: read are those of"):
+        assert read_weights((tmp_path / "a.pth",), CPU)["x"].tolist() == [1]
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_what_wraps_a_model_leaves_no_trace_in_the_names(tmp_path, prefix):
+    torch.save({f"{prefix}a.weight": torch.ones(1), f"{prefix}b": torch.ones(1)}, tmp_path / "a.pth")
+    assert list(read_weights((tmp_path / "a.pth",), CPU)) == ["a.weight", "b"]
+    torch.save({f"{prefix}a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "a.pth")
+    assert list(read_weights((tmp_path / "a.pth",), CPU)) == [f"{prefix}a", "b"]
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[1]", "holds a list, not an object")])
 def test_a_damaged_json_file_is_named(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=f"config.json {message}"):

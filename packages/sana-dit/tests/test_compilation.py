@@ -46,7 +46,7 @@ def test_blocks_compiled_in_place_serve_both(model):
 
 def test_guidance_calls_a_model_that_was_compiled_as_a_whole(model):
     latents, t, *captions = inputs()
-    expected = guided_velocity(model, Captions(*captions), scale=1.0)(latents, t)
+    expected = guided_velocity(model, Captions(*captions), guidance_scale=1.0)(latents, t)
     compiled = torch.compile(model, backend="eager")
-    torch.testing.assert_close(guided_velocity(compiled, Captions(*captions), scale=1.0)(latents, t), expected)
+    torch.testing.assert_close(guided_velocity(compiled, Captions(*captions), guidance_scale=1.0)(latents, t), expected)
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0

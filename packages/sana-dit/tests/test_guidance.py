@@ -61,7 +61,7 @@ def test_guidance_moves_from_the_negative_through_the_caption(captions, negative
     model = make_model()
     u = model(x, T, negative.embeddings.expand(BATCH, -1, -1), EMPTY_MASK.expand(BATCH, -1))
     c = model(x, T, *captions)
-    velocity = guided_velocity(model, captions, negative, scale=4.5)(x, T)
+    velocity = guided_velocity(model, captions, negative, guidance_scale=4.5)(x, T)
     torch.testing.assert_close(velocity, u + 4.5 * (c - u), **CLOSE)
     assert (velocity - c).abs().max() > 0.1
 
@@ -70,7 +70,7 @@ def test_the_native_convention_gives_the_negative_the_mask_of_the_caption(captio
     model = make_model(compat="native")
     u = model(x, T, negative.embeddings.expand(BATCH, -1, -1), CAPTION_MASK)
     c = model(x, T, *captions)
-    velocity = guided_velocity(model, captions, negative, scale=3.0)(x, T)
+    velocity = guided_velocity(model, captions, negative, guidance_scale=3.0)(x, T)
     torch.testing.assert_close(velocity, u + 3.0 * (c - u), **CLOSE)
     own_mask = model(x, T, negative.embeddings.expand(BATCH, -1, -1), EMPTY_MASK.expand(BATCH, -1))
     assert (own_mask - u).abs().max() > 1e-2
@@ -83,20 +83,20 @@ def test_without_a_negative_the_null_caption_stands_in(captions, x, compat: str)
     model.null_caption = null
     u = model(x, T, null[:LENGTH].expand(BATCH, -1, -1), CAPTION_MASK)
     c = model(x, T, *captions)
-    velocity = guided_velocity(model, captions, scale=2.0)(x, T)
+    velocity = guided_velocity(model, captions, guidance_scale=2.0)(x, T)
     torch.testing.assert_close(velocity, u + 2.0 * (c - u), **CLOSE)
 
 
 def test_without_a_negative_and_a_null_caption_there_is_no_guidance(captions) -> None:
     with pytest.raises(ValueError, match="no null caption"):
-        guided_velocity(make_model(), captions, scale=2.0)
+        guided_velocity(make_model(), captions, guidance_scale=2.0)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.0])
 def test_a_scale_of_at_most_one_runs_the_captions_alone(captions, negative, x, scale: float) -> None:
     model, rows = make_model(), []
     model.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    velocity = guided_velocity(model, captions, negative, scale=scale)(x, T)
+    velocity = guided_velocity(model, captions, negative, guidance_scale=scale)(x, T)
     assert rows == [BATCH]
     assert torch.equal(velocity, model(x, T, *captions))
 
@@ -104,9 +104,9 @@ def test_a_scale_of_at_most_one_runs_the_captions_alone(captions, negative, x, s
 def test_each_sample_may_have_its_own_negative(captions, negative, x) -> None:
     model = make_model()
     two = Captions(torch.cat([negative.embeddings, captions.embeddings[:1]]), CAPTION_MASK)
-    velocity = guided_velocity(model, captions, two, scale=2.0)(x, T)
+    velocity = guided_velocity(model, captions, two, guidance_scale=2.0)(x, T)
     alone = guided_velocity(
-        model, Captions(captions[0][1:], captions[1][1:]), Captions(two[0][1:], two[1][1:]), scale=2.0
+        model, Captions(captions[0][1:], captions[1][1:]), Captions(two[0][1:], two[1][1:]), guidance_scale=2.0
     )
     torch.testing.assert_close(velocity[1:], alone(x[1:], T[1:]), **CLOSE)
 
@@ -114,17 +114,17 @@ def test_each_sample_may_have_its_own_negative(captions, negative, x) -> None:
 def test_the_timestep_is_scaled_for_the_model(captions, negative, x) -> None:
     model = make_model(timestep_scale=0.001)
     for scale in (1.0, 4.5):
-        velocity = guided_velocity(model, captions, negative, scale=scale)(x, T)
-        same = guided_velocity(make_model(), captions, negative, scale=scale)(x, T * 0.001)
+        velocity = guided_velocity(model, captions, negative, guidance_scale=scale)(x, T)
+        same = guided_velocity(make_model(), captions, negative, guidance_scale=scale)(x, T * 0.001)
         assert torch.equal(velocity, same)
 
 
 def test_a_sprint_model_takes_the_scale_as_an_input(captions, x) -> None:
     model = make_model(guidance_embeds=True, guidance_embeds_scale=0.1, timestep_scale=1000.0)
     sigma = torch.tensor([0.78, 0.78])
-    velocity = guided_velocity(model, captions, scale=4.5)(x, sigma)
+    velocity = guided_velocity(model, captions, guidance_scale=4.5)(x, sigma)
     assert torch.equal(velocity, model(x, sigma, *captions, guidance=torch.full((BATCH,), 0.45)))
-    assert not torch.equal(velocity, guided_velocity(model, captions, scale=1.0)(x, sigma))
+    assert not torch.equal(velocity, guided_velocity(model, captions, guidance_scale=1.0)(x, sigma))
 
 
 def test_a_sprint_model_has_no_negative(captions, negative) -> None:
@@ -136,7 +136,7 @@ def test_a_bfloat16_model_is_guided_in_float32(captions, negative, x) -> None:
     model = make_model().to(torch.bfloat16)
     dtypes = []
     model.register_forward_hook(lambda module, args, output: dtypes.append((args[0].dtype, output.dtype)))
-    velocity = guided_velocity(model, captions, negative, scale=4.5)(x, T)
+    velocity = guided_velocity(model, captions, negative, guidance_scale=4.5)(x, T)
     assert velocity.dtype == torch.float32
     assert dtypes == [(torch.float32, torch.bfloat16)]
     # A difference of two bf16 numbers times 4.5 is not a bf16 number: guidance did not round.

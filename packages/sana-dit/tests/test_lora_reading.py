@@ -32,7 +32,7 @@ def factors(module=f"transformer.{QUERY}", down=DOWN_FACTOR, up=UP_FACTOR):
     return {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
 
 
-@pytest.mark.parametrize("prefix", ["", "transformer.", "base_model.model."])
+@pytest.mark.parametrize("prefix", ["", "transformer.", "diffusion_model.", "base_model.model."])
 @pytest.mark.parametrize(("down", "up"), [("lora_A", "lora_B"), ("lora_down", "lora_up"), ("lora.down", "lora.up")])
 def test_every_spelling_of_a_layer_is_read(layers, write, prefix, down, up):
     path = write({f"{prefix}{QUERY}.{down}.weight": DOWN_FACTOR, f"{prefix}{QUERY}.{up}.weight": UP_FACTOR})

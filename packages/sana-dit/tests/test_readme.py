@@ -61,7 +61,7 @@ def test_all_examples_run_in_their_order(checkpoints, tmp_path, monkeypatch):
         exec(example, names)
     assert names["latents"].shape == (1, 32, 32, 32)
     assert names["latents"].isfinite().all()
-    assert names["model"].adapters == {}
+    assert names["model"].adapters == {"default": 1.0}
     assert pushed == ["me/my-sana"]
 
 

@@ -61,7 +61,7 @@ def captions(tokens, seed=1, device="cpu"):
 def draw(model, denoise, *, tokens=9, seed=1, side=6, steps=5):
     device = next(model.parameters()).device
     velocity = guided_velocity(
-        model, captions(tokens, seed, device), captions(1, 2, device), scale=3.0, denoise=denoise
+        model, captions(tokens, seed, device), captions(1, 2, device), guidance_scale=3.0, denoise=denoise
     )
     with torch.inference_mode():
         return flow_dpm_solver(velocity, seeded_noise([seed, 8], (4, side, 8)).to(device), steps=steps)

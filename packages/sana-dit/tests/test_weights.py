@@ -110,5 +110,5 @@ def test_what_training_left_in_a_file_of_nvlabs_is_dropped_and_the_null_caption_
 
 
 def test_weights_of_something_else_are_refused():
-    with pytest.raises(ValueError, match=r"holds no Sana transformer: .* among its 4 weights \(a, b, c, ...\)"):
+    with pytest.raises(ValueError, match=r"is not a Sana transformer: .* among its 4 weights \(a, b, c, ...\)"):
         read_names(dict.fromkeys("abcd", torch.zeros(1)))

@@ -1,6 +1,9 @@
 import json
+import os
 import shutil
 from pathlib import Path
+
+os.environ.pop("HF_HUB_ENABLE_HF_TRANSFER", None)  # huggingface_hub warns of it when it is imported
 
 import pytest
 import torch

@@ -29,7 +29,7 @@ def test_a_missing_tokenizer_is_named(checkpoint):
 
 def test_a_damaged_tokenizer_is_named(checkpoint):
     (checkpoint / "llm" / "tokenizer.json").write_text("{")
-    with pytest.raises(ValueError, match=r"the tokenizer in .*llm is damaged"):
+    with pytest.raises(ValueError, match=r"the tokenizer in .*llm is missing or damaged"):
         VILAJudge.from_pretrained(checkpoint)
 
 

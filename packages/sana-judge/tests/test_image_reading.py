@@ -82,7 +82,7 @@ def test_damaged_files_are_refused_by_name(noise, tmp_path):
     with pytest.raises(ValueError, match=r"cut\.png is damaged"):
         read_image(tmp_path / "cut.png")
     (tmp_path / "text.png").write_text("hello")
-    with pytest.raises(ValueError, match=r"text\.png is no image"):
+    with pytest.raises(ValueError, match=r"text\.png is not an image"):
         read_image(tmp_path / "text.png")
     with pytest.raises(FileNotFoundError, match=r"none\.png"):
         read_image(tmp_path / "none.png")
@@ -91,7 +91,7 @@ def test_damaged_files_are_refused_by_name(noise, tmp_path):
 def test_a_postscript_file_of_any_name_is_not_handed_to_ghostscript(noise, tmp_path):
     noise.save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"a\.png is no image of a known format \(JPEG, PNG"):
+    with pytest.raises(ValueError, match=r"a\.png is not an image of a known format \(JPEG, PNG"):
         read_image(tmp_path / "a.png")
 
 

@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -19,6 +21,36 @@ def test_a_quantized_layer_computes_nearly_the_same(kind, error):
     with torch.no_grad():
         off = (model(x) - exact).norm() / exact.norm()
     assert 1e-4 < off < error
+
+
+def test_widths_that_blocks_of_64_do_not_divide_are_quantized_or_left():
+    layers, x = nn.Sequential(nn.Linear(96, 64), nn.Linear(64, 16), nn.Linear(16, 64)), torch.randn(3, 96)
+    with torch.no_grad():
+        exact = layers(x)
+        quantize_linears(layers, "nf4", device=torch.device("cpu"))
+        assert (layers(x) - exact).norm() < 0.15 * exact.norm()
+    assert [layer.weight.dtype for layer in layers] == [torch.uint8, torch.float32, torch.float32]
+
+
+def test_a_width_that_blocks_of_64_do_not_divide_loses_no_more_than_one_that_they_do():
+    torch.manual_seed(0)
+    errors = []
+    for width in (5600, 5632):
+        model, x = nn.Sequential(nn.Linear(width, 64)), torch.randn(64, width)
+        with torch.no_grad():
+            exact = model(x)
+            quantize_linears(model, "nf4", device=torch.device("cpu"))
+            errors.append(float((model(x) - exact).norm() / exact.norm()))
+    assert errors[0] < errors[1]  # blocks of 32 have a scale each where others share one between 64
+
+
+def test_bitsandbytes_does_not_log_every_product(caplog):
+    model = nn.Sequential(nn.Linear(64, 64)).bfloat16()
+    quantize_linears(model, "int8", device=torch.device("cpu"))
+    with torch.no_grad():
+        model(torch.randn(3, 64).bfloat16())
+    logging.getLogger("bitsandbytes.autograd._functions").warning("MatMul8bitLt: inputs will be cast from bfloat16")
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("int8", torch.int8), ("nf4", torch.uint8)])

@@ -88,7 +88,7 @@ def test_no_images_are_no_scores(prompts):
 
 
 def test_what_cannot_be_scored_is_named(prompts):
-    with pytest.raises(ValueError, match="'a cat' is no prompt of the data"):
+    with pytest.raises(ValueError, match="'a cat' is not a prompt of the data"):
         SoftTIFA(prompts, Says())("a cat", ["0.png"])
     with pytest.raises(ValueError, match="1 prompts have no image, such as 'four white bicycles'"):
         SoftTIFA(prompts, Says()).evaluate({"a dog": "1.png"})

@@ -45,7 +45,7 @@ def test_state_under_names_is_renumbered_like_the_live_optimizer():
     model, optimizer = trained()
     before = named_state(model, optimizer)
     _, plan = prune_depth(model, keep=[0, 3])
-    prune_optimizer(optimizer, model)
+    assert prune_optimizer(optimizer, model) is optimizer
     by_name = prune_named(before, plan)
     live = named_state(model, optimizer)
     assert by_name.keys() == live.keys()

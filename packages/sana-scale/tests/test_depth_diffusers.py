@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel, SanaTransformer2DModel
 
-from sana_scale.depth import apply_plan, block_importance, prune_depth
+from sana_scale.depth import block_importance, prune_depth
 
 LATENTS = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))  # two images, unguided and guided
 CAPTION = torch.randn(4, 5, 12, generator=torch.Generator().manual_seed(1))
@@ -87,5 +87,5 @@ def test_a_plan_for_one_model_of_diffusers_is_refused_by_another():
     _, plan = prune_depth(model, keep=[0, 1])
     other, _, _ = sana()
     with pytest.raises(ValueError, match="weights with the hash"):
-        apply_plan(other, plan)
+        plan.apply(other)
     assert len(other.transformer_blocks) == 5

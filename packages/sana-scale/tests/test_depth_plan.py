@@ -33,7 +33,7 @@ def test_the_file_is_strict_json(tmp_path):
 def test_a_file_that_is_no_plan_is_refused_by_name(tmp_path, text):
     path = tmp_path / "plan.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"plan\.json is no pruning plan"):
+    with pytest.raises(ValueError, match=r"plan\.json is not a pruning plan"):
         PrunePlan.load(path)
 
 
@@ -42,7 +42,7 @@ def test_a_plan_that_was_edited_wrongly_is_refused(tmp_path, change):
     path = tmp_path / "plan.json"
     PLAN.save(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ValueError, match="is no pruning plan"):
+    with pytest.raises(ValueError, match="is not a pruning plan"):
         PrunePlan.load(path)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sana_scale.depth import apply_plan, block_importance, model_hash, prune_depth
+from sana_scale.depth import block_importance, model_hash, prune_depth
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +97,7 @@ def test_the_errors_and_the_calibration_of_importance_go_into_the_plan():
 
 def test_a_plan_reproduces_the_pruning():
     first, plan = prune_depth(Model(1, 2, 3), keep=[0, 2])
-    second = apply_plan(Model(1, 2, 3), plan)
+    second = plan.apply(Model(1, 2, 3))
     assert second.state_dict().keys() == first.state_dict().keys()
     assert numbers(second) == [1, 3]
     assert model_hash(second) == model_hash(first) == plan.pruned
@@ -107,24 +107,24 @@ def test_a_plan_reproduces_the_pruning():
 def test_a_plan_is_refused_by_another_model_which_stays_whole(other):
     _, plan = prune_depth(Model(1, 2, 3), keep=[0, 2])
     with pytest.raises(ValueError, match=f"the plan is for weights with the hash {plan.model}"):
-        apply_plan(other, plan)
+        plan.apply(other)
     assert len(other.blocks) == other.config.num_layers == 3
 
 
 def test_a_plan_goes_onto_another_model_of_its_depth_if_allowed():
     _, plan = prune_depth(Model(1, 2, 3), keep=[0, 2])
-    assert numbers(apply_plan(Model(5, 6, 7), plan, allow_other_model=True)) == [5, 7]
+    assert numbers(plan.apply(Model(5, 6, 7), allow_other_model=True)) == [5, 7]
     with pytest.raises(ValueError, match="the plan is for a model of 3 blocks; this one has 2"):
-        apply_plan(Model(5, 6), plan, allow_other_model=True)
+        plan.apply(Model(5, 6), allow_other_model=True)
 
 
 def test_a_plan_of_another_calibration_is_refused():
     model = Model(1, 2)
     importance = block_importance(model.blocks, lambda: model(torch.ones(1, 1, 2)), calibration={"prompts": ["a"]})
     _, plan = prune_depth(model, keep=1, importance=importance)
-    assert len(apply_plan(Model(1, 2), plan, calibration={"prompts": ["a"]}).blocks) == 1
+    assert len(plan.apply(Model(1, 2), calibration={"prompts": ["a"]}).blocks) == 1
     with pytest.raises(ValueError, match="calibration has the hash"):
-        apply_plan(Model(1, 2), plan, calibration={"prompts": ["b"]})
+        plan.apply(Model(1, 2), calibration={"prompts": ["b"]})
 
 
 def test_a_model_without_memory_can_be_pruned():

@@ -135,7 +135,7 @@ def test_the_window_that_turns_least_goes():
     importance = block_importance(model.blocks, lambda: model(torch.ones(1, 1, 2)), window=2)
     assert without_window(importance) == [0, 3]
     assert without_window(importance, protect_head=2) == [0, 1]
-    with pytest.raises(ValueError, match="leave no 2 consecutive blocks of 4"):
+    with pytest.raises(ValueError, match="they must leave 2 consecutive blocks of 4"):
         without_window(importance, protect_head=2, protect_tail=1)
 
 
@@ -153,5 +153,5 @@ def test_nan_cannot_be_ranked():
 
 
 def test_protecting_more_blocks_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="protect_head=2 and protect_tail=2 do not fit a model of 3"):
+    with pytest.raises(ValueError, match="protect_head is 2 and protect_tail 2; they must fit a model of 3"):
         removal_order([1, 2, 3], protect_head=2, protect_tail=2)

@@ -186,7 +186,7 @@ def test_a_judge_that_fails_at_a_preview_is_asked_again():
 @pytest.mark.parametrize("keep", [1, 22])
 def test_a_shared_budget_counts_what_is_spent_and_leaves_enough_to_keep(noise, keep):
     ask = {"n": 64, "keep": keep, "prune": Halving(at=(0.25, 0.5))}
-    with pytest.raises(ValueError, match=r"budget=1 may not give .* that takes") as refusal:
+    with pytest.raises(ValueError, match=r"budget is 1; it may not give .* that takes") as refusal:
         best_of_n_many(Sketcher(noise), score, ["a", "b"], budget=1, **ask)
     least = math.ceil(float(str(refusal.value).split()[-1]))
     for budget in (least, least + 17):

@@ -8,6 +8,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from sana_scale.leases import Leases
 
 
@@ -38,17 +40,25 @@ def test_of_many_that_try_one_gets_it(tmp_path):
     assert sorted(winners) == list(range(20))
 
 
-def test_a_folder_that_is_cleared_up_meanwhile_leases_nothing(tmp_path, monkeypatch):
-    make = Path.mkdir
-
-    def make_and_lose(folder, **options):
-        make(folder, **options)
-        folder.rmdir()
-
+def test_a_folder_that_is_gone_leases_nothing_and_is_not_made_again(tmp_path):
     leases = Leases(tmp_path / "leases", seconds=60)
-    with monkeypatch.context() as finished:
-        finished.setattr(Path, "mkdir", make_and_lose)
+    assert not leases.take(0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", [(Path, "read_text"), (Path, "stat"), (os, "rename")], ids=str)
+def test_a_lease_that_another_machine_removes_meanwhile_is_gone(tmp_path, monkeypatch, step):
+    owner = {"host": socket.gethostname(), "process": 2**22 + 1, "name": "x"}  # above the highest process id
+    (tmp_path / "000000").write_text(json.dumps(owner))
+    leases = Leases(tmp_path, seconds=60)
+
+    def stale(*arguments, **options):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as network:
+        network.setattr(*step, stale)
         assert not leases.take(0)
+        leases.release(0)
     assert leases.take(0)
 
 

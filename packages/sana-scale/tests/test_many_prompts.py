@@ -82,9 +82,9 @@ def test_other_prompts_or_budgets_need_another_directory(paint, blue, tmp_path):
     [
         ([], {"n": 4}, "at least one prompt"),
         ("a cat", {"n": 4}, "at least one prompt"),
-        (["a", "b"], {"n": 8, "budget": 7, "batch_size": 4}, "budget=7 .* that takes 8"),
+        (["a", "b"], {"n": 8, "budget": 7, "batch_size": 4}, "budget is 7; .* that takes 8"),
         (["a", "b"], {"n": 8, "keep": 6, "budget": 15, "batch_size": 4}, "that takes 16"),
-        (["a", "b"], {"n": 2, "keep": 3}, "n=2 .* keep=3"),
+        (["a", "b"], {"n": 2, "keep": 3}, "n is 2 and keep 3"),
     ],
 )
 def test_senseless_requests_are_refused(sampler, judge, prompts, ask, words):

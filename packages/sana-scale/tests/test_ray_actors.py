@@ -108,7 +108,7 @@ def test_more_gpus_than_there_are_now_are_a_warning(cluster, tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [({"samplers": 0}, "samplers=0"), ({"judge_gpus": -1}, "must not be negative")]
+    ("options", "words"), [({"samplers": 0}, "samplers is 0"), ({"judge_gpus": -1}, "judge_gpus is -1")]
 )
 def test_senseless_pools_are_refused(options, words):
     with pytest.raises(ValueError, match=words):

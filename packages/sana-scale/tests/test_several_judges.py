@@ -1,3 +1,4 @@
+import math
 import pickle
 
 import pytest
@@ -22,6 +23,14 @@ def test_weights_are_relative():
     assert isinstance(both, Judge)
     assert both("", ["aaaa", "xxxxxxxx"]) == pytest.approx([0.75 * 0.4 + 0.25 * 0.4, 0.75 * 0.8])
     assert Weighted([length, vowels], [0.75, 0.25])("", ["abc"]) == both("", ["abc"])
+
+
+def test_judges_that_agree_are_not_changed():
+    def certain(prompt, images):
+        return [1.0] * len(images)
+
+    assert Weighted([certain] * 3, [0.1, 0.2, 0.7])("", ["a"]) == [1.0]
+    assert Weighted([certain] * 10, range(1, 11))("", ["a"]) == [1.0]
 
 
 def test_the_minimum_is_the_strictest():
@@ -49,6 +58,8 @@ def test_an_error_names_the_judge():
         (lambda: Weighted([length], [1, 2]), "1 judges and 2 weights"),
         (lambda: Weighted([], []), "0 judges"),
         (lambda: Weighted([length, vowels], [1, 0]), "above 0"),
+        (lambda: Weighted([length, vowels], [math.inf, 1]), "above 0 and finite"),
+        (lambda: Weighted([length, vowels], [math.nan, 1]), "above 0 and finite"),
         (lambda: Minimum([]), "at least one"),
     ],
 )

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from PIL import Image
 
 from sana_scale import Halving, Judge, Sampler, SharedDir, Threshold, best_of_n, best_of_n_many, work_on
 from sana_scale.leases import Leases
+from sana_scale.run_directory import LEASES, remove_traces
+from sana_scale.shared_dir import _stored as stored
+from sana_scale.shared_run import SharedRun, write_wanted
 
 SHARED_RUN = Path(__file__).with_name("shared_run.py")
 
@@ -39,6 +43,13 @@ class Reader:
         return [image.getpixel((0, 0)) for image in images]
 
 
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 class Joined:
     """Workers in threads of this process, which join the run as other machines would."""
 
@@ -48,8 +59,7 @@ class Joined:
             thread.start()
 
     def work(self, run_dir):
-        while not (run_dir / "run.json").exists():
-            time.sleep(0.01)
+        wait_until((run_dir / "run.json").exists)
         work_on(run_dir, Painter, Reader)
 
     def join(self):
@@ -128,18 +138,16 @@ def drawn(log):
 
 
 def wait_for(lines, log, life):
-    while len(drawn(log)) < lines:
-        assert life.poll() is None
-        time.sleep(0.01)
+    wait_until(lambda: life.poll() is not None or len(drawn(log)) >= lines)
+    assert life.poll() is None
 
 
 def alive(process):
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):  # gone, also between opening and reading
         return False
-    # A killed orphan that nobody waits for is dead as well.
-    return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return state != "Z"  # a killed orphan that nobody waits for is dead as well
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for orphans in /proc")
@@ -164,10 +172,8 @@ def test_killed_workers_and_a_killed_driver_lose_nothing(tmp_path):
     counts = Counter(seed for _, seed in drawn(log))
     assert set(counts) == set(range(120))
     assert sum(counts.values()) <= 120 + kills * 2 * 2  # two batches of two in flight
-    deadline = time.monotonic() + 30
-    while any(map(alive, {process for process, _ in drawn(log)})):
-        assert time.monotonic() < deadline, "a worker outlived its driver"
-        time.sleep(0.05)
+    workers = {process for process, _ in drawn(log)}
+    wait_until(lambda: not any(map(alive, workers)))  # none outlives its driver
 
 
 def test_an_error_in_a_worker_reaches_the_driver(tmp_path):
@@ -224,12 +230,130 @@ def test_workers_free_their_locks_when_they_are_told_to_leave(tmp_path):
     assert (life.returncode, life.stderr) == (0, "")
 
 
+FAILING = """
+import sys
+from PIL import Image
+from sana_scale import SharedDir, best_of_n
+
+class Painter:
+    def __call__(self, prompt, seeds):
+        return [Image.new("L", (1, 1)) for seed in seeds]
+
+class Judge:
+    def __call__(self, prompt, images):
+        if prompt == "leave":
+            sys.exit(0)
+        raise ValueError("x" * 200_000 + " is too long")
+
+if __name__ == "__main__":
+    best_of_n(None, None, sys.argv[2], n=4, run_dir=sys.argv[1], executor=SharedDir(Painter, Judge, workers=2))
+"""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("fail", "xxx is too long"),  # larger than the pipe it comes through
+        ("leave", "every worker ended with exit code 0 and left batch 0 of 'leave' undone"),
+    ],
+)
+def test_workers_that_cannot_go_on_end_the_run(tmp_path, prompt, words):
+    (tmp_path / "script.py").write_text(FAILING)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "run"), prompt]
+    life = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert life.returncode == 1
+    assert words in life.stderr
+
+
+def interrupt(progress):
+    raise KeyboardInterrupt
+
+
+def test_a_worker_that_was_late_stores_its_batch_in_a_run_that_was_reopened(tmp_path, monkeypatch):
+    ask = {"batch_size": 4, "run_dir": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        best_of_n(Painter(), Reader(), "a", n=8, on_progress=interrupt, **ask)
+    late = SharedRun.opened(tmp_path, Painter(), Reader()).searches[0]
+    judged, sync = late.judge(late.draw(1)), os.fsync
+
+    def finish_and_reopen(descriptor):  # in the middle of storing a picture
+        monkeypatch.setattr(os, "fsync", sync)
+        best_of_n(Painter(), Reader(), "a", n=8, **ask)
+        with pytest.raises(KeyboardInterrupt):
+            best_of_n(Painter(), Reader(), "a", n=16, on_progress=interrupt, **ask)
+
+    monkeypatch.setattr(os, "fsync", finish_and_reopen)
+    assert stored(late, judged)
+    assert late.store.recorded(1).seeds == (4, 5, 6, 7)
+    assert best_of_n(Painter(), Reader(), "a", n=16, **ask) == best_of_n(Painter(), Reader(), "a", n=16, batch_size=4)
+
+
+def test_a_late_worker_does_not_bring_back_a_directory_that_was_deleted(tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        best_of_n(Painter(), Reader(), "a", n=8, batch_size=4, run_dir=run, on_progress=interrupt)
+    late = SharedRun.opened(run, Painter(), Reader()).searches[0]
+    judged = late.judge(late.draw(1))
+    shutil.rmtree(run)
+    with pytest.raises(FileNotFoundError):
+        stored(late, judged)
+    assert not run.exists()
+
+
+def test_no_lease_is_left_by_a_worker_that_is_late(tmp_path, monkeypatch):
+    (tmp_path / LEASES).mkdir()
+    late, taken, remove = Leases(tmp_path / LEASES, seconds=60), [], os.rmdir
+
+    def rmdir(path, **options):  # the folder is empty, and about to go
+        taken.append(late.take(0))
+        remove(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    remove_traces(tmp_path)
+    assert taken == [False]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stale", [False, True], ids=["", "after a kill"])
+def test_a_worker_that_joins_while_a_run_is_reopened_stays(tmp_path, monkeypatch, stale):
+    run, ask = tmp_path / "run", {"keep": 2, "batch_size": 4}
+    first = best_of_n(Painter(), Reader(), "a", n=8, run_dir=run, **ask)
+    if stale:
+        write_wanted(run, [(0, 0), (0, 1)])
+    joined, looked, results, replace, sleep = [], threading.Event(), [], os.replace, time.sleep
+
+    def nap(seconds):
+        if threading.current_thread() in joined:
+            looked.set()
+        sleep(seconds)
+
+    def join_first(old, new):
+        if Path(new) == run / "run.json" and not joined:
+            joined.extend(Joined(run, 1).threads)
+            assert looked.wait(60)  # it has opened the run of the old n
+        replace(old, new)
+
+    monkeypatch.setattr(time, "sleep", nap)
+    monkeypatch.setattr(os, "replace", join_first)
+    executor = SharedDir(Painter, Reader, workers=0)
+
+    def drive():
+        results.append(best_of_n(None, None, "a", n=16, run_dir=run, executor=executor, **ask))
+
+    driver = threading.Thread(target=drive, daemon=True)
+    driver.start()
+    driver.join(60)
+    assert results == [best_of_n(Painter(), Reader(), "a", n=16, **ask)] != [first]
+    joined[0].join(60)
+    assert not joined[0].is_alive()
+
+
 def test_a_shared_run_goes_on_with_a_larger_n(tmp_path):
     run = tmp_path / "run"
 
     def work(n):
-        while not (run / "run.json").exists() or json.loads((run / "run.json").read_text())["request"]["n"] != n:
-            time.sleep(0.01)
+        wait_until((run / "run.json").exists)
+        wait_until(lambda: json.loads((run / "run.json").read_text())["request"]["n"] == n)
         work_on(run, Painter, Reader)
 
     ask = {"keep": 3, "batch_size": 4}
@@ -255,8 +379,21 @@ def test_it_takes_a_directory_and_no_sampler_of_the_call(paint, blue, tmp_path):
 def test_what_cannot_travel_is_refused_at_once():
     with pytest.raises(TypeError, match="functions or classes of a module"):
         SharedDir(lambda: Painter(), Reader)
-    with pytest.raises(ValueError, match="workers=-1"):
-        SharedDir(Painter, Reader, workers=-1)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        ({"workers": -1}, "workers is -1; it must be a whole number"),
+        ({"workers": 1.5}, "workers is 1.5; it must be a whole number"),
+        ({"lease_seconds": 0}, "lease_seconds is 0; it must be above 0 and finite"),
+        ({"lease_seconds": float("inf")}, "lease_seconds is inf; it must be above 0 and finite"),
+        ({"devices": "0,1"}, "devices is '0,1'; it must be a tuple"),
+    ],
+)
+def test_senseless_settings_are_refused(ask, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        SharedDir(Painter, Reader, **ask)
 
 
 def test_there_is_nothing_to_join_where_no_run_is(tmp_path):

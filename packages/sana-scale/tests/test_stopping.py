@@ -92,6 +92,9 @@ def test_any_function_of_scores_and_seconds_is_a_rule(sampler, judge):
     ("make", "words"),
     [
         (lambda: NoGain(0), "at least 1"),
+        (lambda: NoGain(2.5), "whole number"),
+        (lambda: Budget(images=2.5), "whole number"),
+        (lambda: ImprovementBelow(0.1, at_least=3.5), "whole number"),
         (lambda: Budget(), "limits nothing"),
         (lambda: Budget(images=0), "at least 1"),
         (lambda: Budget(seconds=0), "above 0"),

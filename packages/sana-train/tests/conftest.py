@@ -1,7 +1,10 @@
 """A small velocity model, its batches, and a run built from them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ.pop("HF_HUB_ENABLE_HF_TRANSFER", None)  # huggingface_hub warns of it when it is imported
 
 import pytest
 import torch

@@ -31,17 +31,7 @@ def test_came8bit_keeps_at_most_1_03_bytes_of_a_parameter(shapes, parameters):
     assert optimizer_state_bytes(shapes) <= 1.03 * parameters
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "nbytes"),
-    [
-        ("adamw", 8.00),
-        ("adamw8bit-bitsandbytes", 2.03),
-        ("adamw8bit-torchao", 2.04),
-        ("came-pytorch", 11.52),  # its 1x1 convolutions take 20 each
-        ("came", 4.01),
-        ("came8bit", 1.03),
-    ],
-)
+@pytest.mark.parametrize(("optimizer", "nbytes"), [("adamw", 8.00), ("came", 4.01), ("came8bit", 1.03)])
 def test_bytes_of_a_parameter_of_sana_1_6b(optimizer, nbytes):
     assert optimizer_state_bytes(SANA_1_6B, optimizer) / count(SANA_1_6B) == pytest.approx(nbytes, abs=0.005)
 
@@ -83,5 +73,5 @@ def test_float32_momentum_is_counted_too():
 
 
 def test_an_unknown_optimizer_is_refused():
-    with pytest.raises(ValueError, match=r"optimizer is 'adam': it must be one of came8bit.*came-pytorch"):
+    with pytest.raises(ValueError, match=r"optimizer is 'adam'; it must be one of came8bit, came, adamw"):
         optimizer_state_bytes([(2, 2)], "adam")

@@ -53,7 +53,7 @@ def test_matrices_move_as_with_came_pytorch(shape, weight_decay):
 
 
 def oracle(weight, steps, *, lr, weight_decay=0.0, bias_correction=False, clip=1.0):
-    """Algorithm 1 in float64; a tensor that is no matrix keeps all squares and has no confidence."""
+    """Algorithm 1 in float64; a tensor that is not a matrix keeps all squares and has no confidence."""
     shape, weight = weight.shape, weight.detach().double()
     matrix = len(shape) in (2, 4) and tuple(shape[2:]) in ((), (1, 1))
     weight = weight.flatten(1) if matrix else weight

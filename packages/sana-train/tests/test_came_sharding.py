@@ -35,6 +35,19 @@ def test_a_checkpoint_of_two_processes_is_read_by_any_number_bit_for_bit(found, 
 
 
 @COUNTS
+@DTYPES
+def test_a_full_state_is_loaded_into_shards_by_all_or_by_the_first_process(found, dtype, count):
+    assert [process["not as in a full state"] for process in found[f"{dtype} {count}"]] == [[]] * count
+
+
+@COUNTS
+def test_a_state_that_is_divided_otherwise_is_refused_before_a_step(found, count):
+    for process in found[f"{torch.float32} {count}"]:
+        for direction in ("whole", "sharded"):
+            assert "set_optimizer_state_dict" in process[f"{direction} state is refused"]
+
+
+@COUNTS
 def test_flat_blocks_are_refused_only_where_they_would_be_cut(found, count):
     for process in found[f"{torch.float32} {count}"]:
         assert ("layout='flat' with a parameter (37, 67) sharded" in process["flat is refused"]) == (count > 1)

@@ -120,7 +120,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(saved, caplog, said):
     DAMAGES[said](newest_path(saved))
     with caplog.at_level(logging.WARNING):
         assert saved.newest().facts == {"at": 1}
-    assert "step-00000002 is passed over" in caplog.text
+    assert "step-00000002 is skipped" in caplog.text
     assert said in caplog.text
 
 
@@ -201,7 +201,7 @@ def test_code_in_an_index_is_not_executed(saved, state, tmp_path, caplog):
     with pytest.raises(CheckpointError, match=r"names (posix|nt)\.mkdir"):
         saved.load(found, blank(state))
     assert saved.newest().facts == {"at": 1}
-    assert "mkdir, which is no part of an index" in caplog.text
+    assert "mkdir, which is not part of an index" in caplog.text
     assert not (tmp_path / "executed").exists()
 
 
@@ -219,7 +219,7 @@ def test_an_index_cannot_name_a_file_elsewhere(saved, caplog):
 
     change_index(newest_path(saved), elsewhere)
     assert saved.newest().facts == {"at": 1}
-    assert "which is no file of tensors" in caplog.text
+    assert "which is not a file of tensors" in caplog.text
 
 
 def test_code_among_the_tensors_is_not_executed(saved, state, tmp_path):

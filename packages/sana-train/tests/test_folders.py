@@ -1,6 +1,6 @@
 import pytest
 
-from sana_train.folders import replace_file, replace_folder
+from sana_train.folders import replace_file, replace_folder, replacing
 
 
 def names(folder):
@@ -42,6 +42,20 @@ def test_a_file_is_replaced_whole(tmp_path):
     for content in (b"first", b"second"):
         replace_file(tmp_path / "plan", content)
     assert (tmp_path / "plan").read_bytes() == b"second"
+    assert names(tmp_path) == ["plan"]
+
+
+def test_a_file_that_is_not_written_to_the_end_is_as_it_was(tmp_path):
+    replace_file(tmp_path / "plan", b"old")
+
+    def fail():
+        with replacing(tmp_path / "plan") as staging:
+            staging.write_bytes(b"n")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert (tmp_path / "plan").read_bytes() == b"old"
     assert names(tmp_path) == ["plan"]
 
 

@@ -5,8 +5,8 @@ from sana_train import CAME8bit
 from sana_train.checkpointing.optimizer_state import (
     create_state,
     load_state_numbers,
+    optimizer_changes,
     optimizer_settings,
-    settings_changes,
     state_numbers,
     state_tensors,
     with_state,
@@ -55,10 +55,10 @@ def test_plain_numbers_come_back():
 def test_changed_settings_are_named():
     model = nn.Linear(2, 2)
     then = optimizer_settings(torch.optim.AdamW(model.parameters(), lr=0.1))
-    assert settings_changes(then, optimizer_settings(torch.optim.AdamW(model.parameters(), lr=0.1))) == []
+    assert optimizer_changes(then, optimizer_settings(torch.optim.AdamW(model.parameters(), lr=0.1))) == []
     now = optimizer_settings(torch.optim.AdamW(model.parameters(), lr=0.2, betas=(0.5, 0.9)))
-    assert settings_changes(then, now) == ["lr 0.1 -> 0.2", "betas [0.9, 0.999] -> [0.5, 0.9]"]
-    assert settings_changes(then, optimizer_settings(Counting(model.parameters()))) == [
+    assert optimizer_changes(then, now) == ["lr 0.1 -> 0.2", "betas [0.9, 0.999] -> [0.5, 0.9]"]
+    assert optimizer_changes(then, optimizer_settings(Counting(model.parameters()))) == [
         "optimizer AdamW of 1 groups -> Counting of 1 groups"
     ]
 

@@ -51,6 +51,14 @@ def test_recomputed_activations_give_the_same_gradients():
     assert list(plain.state_dict()) == list(recomputing.state_dict())
 
 
+def test_a_model_that_is_prepared_again_recomputes_once():
+    model = Stack()
+    for _ in range(2):
+        prepare(model, TrainConfig(run_dir="", steps=1, activation_checkpointing=True))
+    gradients(model)
+    assert [block.calls for block in model.blocks] == [2, 2]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # inductor's own
 def test_compiled_blocks_give_the_same_gradients_and_names():
     plain, compiled = Stack(), Stack()

@@ -1,7 +1,9 @@
+import pytest
 import torch
 from torch import nn
 
 from sana_train import CAME8bit, TrainConfig
+from sana_train.growth.schedule import FROZEN
 from sana_train.step_in_backward import StepInBackward
 
 
@@ -106,3 +108,10 @@ def test_frozen_parameters_are_left_alone():
         model(torch.ones(2, 64, dtype=torch.bfloat16)).float().sum().backward()
     moved = [not torch.equal(parameter, old) for parameter, old in zip(model.parameters(), before, strict=True)]
     assert moved == [False, False, True, True]
+
+
+def test_waiting_for_new_blocks_is_refused():
+    optimizer = torch.optim.SGD(wide_model().parameters(), lr=1.0)
+    optimizer.param_groups[0][FROZEN] = 3
+    with pytest.raises(ValueError, match="step_in_backward with frozen_steps 3"):
+        StepInBackward(optimizer)

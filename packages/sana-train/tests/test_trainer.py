@@ -45,14 +45,7 @@ def test_metrics_of_repeated_steps_appear_once(make_trainer, parts):
     trainer.fit()
     shutil.rmtree(trainer.run_dir / "checkpoints" / "step-00000006")
     Trainer.resume(trainer.run_dir, *parts(trainer.config)).fit()
-    assert logged(trainer, "step") == [
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-    ]
+    assert logged(trainer, "step") == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_model_folder_holds_the_average(make_trainer):
@@ -223,10 +216,8 @@ def test_validation_and_samples_see_the_average(make_trainer):
     trainer = make_trainer(hooks={"validation": validation, "sample": sample}, validate_every=4, sample_every=3)
     trainer.fit()
     assert torch.equal(seen[-1], trainer.ema.averages["conv.weight"])
-    assert [(line["step"], line["val/loss"]) for line in read_metrics(trainer.run_dir) if "val/loss" in line] == [
-        (4, 0.0),
-        (6, 0.0),
-    ]
+    validated = [line for line in read_metrics(trainer.run_dir) if "val/loss" in line]
+    assert [(line["step"], line["val/loss"]) for line in validated] == [(4, 0.0), (6, 0.0)]
     assert sorted(path.name for path in (trainer.run_dir / "samples").iterdir()) == ["step-00000003", "step-00000006"]
 
 
@@ -303,6 +294,37 @@ def test_a_new_run_does_not_write_over_an_old_one(make_trainer):
     assert make_trainer()._checkpoints.newest().step == 6
 
 
+def test_a_late_start_goes_on_where_another_process_has_ended(make_trainer, parts, caplog):
+    first = make_trainer(checkpoint_every=2, keep_checkpoints=1)
+    for _ in range(2):
+        first.train_step()
+    first.save()
+    late = Trainer.resume(first.run_dir, *parts(first.config))
+    first.fit()
+    ended = load_file(first.run_dir / "model" / "model.safetensors")
+    assert late.step == 2
+    late.train_step()
+    with pytest.raises(CheckpointError, match=r"another process has trained .* to step 6 since it was read at step 2"):
+        late.save()
+    assert late.fit()
+    assert "another process has trained" in caplog.text
+    assert logged(late, "step") == list(range(3, 7))  # what the first one logged; its first two steps were not fit's
+    assert late._checkpoints.newest().step == 6
+    now = load_file(first.run_dir / "model" / "model.safetensors")
+    assert all(torch.equal(weight, ended[name]) for name, weight in now.items())
+
+
+def test_a_late_start_that_asks_for_fewer_steps_leaves_the_run_alone(make_trainer, parts):
+    first = make_trainer(steps=4)
+    first.fit()
+    late = Trainer.resume(first.run_dir, *parts(first.config))
+    longer = dataclasses.replace(first.config, steps=6)
+    Trainer.resume(first.run_dir, *parts(longer), allow_changes=True).fit()
+    with pytest.raises(CheckpointError, match="steps 6 -> 4"):
+        late.fit()
+    assert late._checkpoints.newest().step == 6
+
+
 def test_a_run_saved_before_its_first_step_goes_on(make_trainer, parts):
     trainer = make_trainer()
     trainer.save()
@@ -331,6 +353,20 @@ def test_gradients_are_clipped_and_the_schedule_is_applied(make_trainer, parts):
     moved = torch.stack([(weight - old).norm() for weight, old in zip(model.parameters(), before, strict=True)]).norm()
     # Weights near 1 round each difference by up to 6e-8, against entries of about 1e-3 / 4 / sqrt(200).
     assert moved.item() == pytest.approx(1e-3 / 4, rel=1e-2)
+
+
+def test_the_gradient_norm_of_bf16_weights_is_summed_in_fp32(make_trainer):
+    generator = torch.Generator().manual_seed(0)
+    wanted = [torch.randn(300, 300, generator=generator).bfloat16().float() for _ in range(3)]
+    model = torch.nn.ParameterList(torch.zeros(300, 300, dtype=torch.bfloat16) for _ in wanted)
+
+    def linear(model, batch, draws):
+        return sum((weight.float() * gradient).sum() for weight, gradient in zip(model, wanted, strict=True))
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    result = make_trainer(model=model, objective=linear, optimizer=optimizer, ema_decay=None).train_step()
+    norm = sum(gradient.double().square().sum() for gradient in wanted).sqrt().item()
+    assert result.grad_norm == pytest.approx(norm, rel=1e-5)  # in bf16 it could be off by 2^-8
 
 
 def test_bf16_runs_the_objective_under_autocast(make_trainer):

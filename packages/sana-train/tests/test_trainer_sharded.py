@@ -57,6 +57,30 @@ def test_a_resumed_run_of_two_ends_in_the_same_bits(runs):
     assert all(torch.equal(weight, ends[name]) for name, weight in newest_model(runs / "two").items())
 
 
+def test_batch_norm_statistics_are_the_same_everywhere_and_after_resuming(runs):
+    ends = json.loads((runs / "normed.json").read_text())
+    first = ends["straight"][0]
+    assert ends["straight"] == ends["again"] == ends["resumed"] == [first, first]
+    for name in ("normed", "normed-stopped"):
+        model = newest_model(runs / name)
+        assert [*model["norm.running_mean"].tolist(), *model["norm.running_var"].tolist()] == first
+
+
+def test_a_model_that_is_sharded_already_is_refused(runs):
+    for message in json.loads((runs / "twice.json").read_text()):
+        assert "the model is sharded already" in message
+
+
+def test_copies_of_a_sharded_model_train_as_one_and_are_read_by_other_numbers(runs):
+    assert losses(runs / "copies") == pytest.approx(losses(runs / "one"), rel=1e-6)
+    assert losses(runs / "gathered") == pytest.approx(losses(runs / "one"), rel=1e-6)
+
+
+def test_copies_that_do_not_come_out_even_are_refused(runs):
+    for message in json.loads((runs / "odd.json").read_text()):
+        assert "shard_over is 3 and there are 2 processes; it must divide" in message
+
+
 def test_one_process_goes_on_from_two(runs):
     assert losses(runs / "moved")[:3] == losses(runs / "two")[:3]
     assert losses(runs / "moved")[3:] == pytest.approx(losses(runs / "two")[3:], rel=1e-6)

@@ -1,34 +1,30 @@
 """sana best-of: draw many pictures, keep those that a judge finds best."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sana.choices import ExecutorName
 from sana.commands.drawing_options import (
     CfgOption,
-    DeviceOption,
     DtypeOption,
     KernelsOption,
     LoraOption,
     ModelOption,
     NegativeOption,
     OffloadOption,
-    ProgressOption,
     QuantizeOption,
-    RevisionOption,
     SizeOption,
     StepsOption,
     TileOption,
-    parsed_dtype,
-    parsed_lora,
-    parsed_size,
 )
 from sana.commands.file_checks import check_input, check_output
-from sana.commands.messages import messages
+from sana.commands.messages import RERUN, messages
+from sana.commands.options import DeviceOption, JsonOption, ProgressOption, RevisionOption
 from sana.commands.picture_names import slugs
 from sana.judges import JUDGE_HELP
 
@@ -40,34 +36,43 @@ if TYPE_CHECKING:
 
 
 def best_of(
-    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw.")] = None,
-    prompts_file: Annotated[Path | None, typer.Option("--prompts", help="A file with a prompt per line.")] = None,
-    number: Annotated[int, typer.Option("-n", min=1, help="Pictures per prompt: seeds s .. s+n-1.")] = 64,
-    judge: Annotated[str, typer.Option(help=f"Who judges: {JUDGE_HELP}")] = "embedded",
-    keep: Annotated[
-        int | None, typer.Option(min=1, help="Pictures to keep of each prompt; 4, or all of fewer.")
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw; may be several.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture of each prompt.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")] = 8,
+    prompts_file: Annotated[Path | None, typer.Option("--prompts", help="A file with a prompt per line.")] = None,
+    number: Annotated[int, typer.Option("-n", min=1, help="Images per prompt, with seeds s .. s+n-1.")] = 64,
+    judge: Annotated[str, typer.Option(help=f"The judge: {JUDGE_HELP}")] = "embedded",
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Images to keep per prompt; 4 if left out, or all if there are fewer.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of each prompt's first image.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images drawn at once.")] = 8,
     stop: Annotated[
         list[str] | None,
         typer.Option(
             "--stop",
             "--stop-at",
             metavar="RULE",
-            help="p=0.95 (or 0.95) at that score, gain=16 after as many without one, improvement=0.002 when one more "
-            "is expected to bring less, images=40, seconds=600; may repeat, the first to hold ends a prompt.",
+            help="When to stop early: p=0.95 (or 0.95) at that score, gain=16 after 16 images without a better one, "
+            "improvement=0.002 when another image is expected to gain less, images=40, seconds=600. May be repeated: "
+            "the first rule that holds ends a prompt.",
         ),
     ] = None,
-    prune: Annotated[bool, typer.Option("--prune", help="Give up half-way on the worse half of each batch.")] = False,
-    prune_at: Annotated[str, typer.Option(metavar="F,F...", help="Fractions of the steps to look at.")] = "0.25",
-    budget: Annotated[int | None, typer.Option(min=1, help="Pictures of all prompts together.")] = None,
-    curve: Annotated[bool, typer.Option("--curve", help="Write what fewer pictures would have given.")] = False,
-    run_dir: Annotated[Path | None, typer.Option(help="Keep the run here: killed, it goes on.")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Abandon the worse half of each batch part-way.")] = False,
+    prune_at: Annotated[
+        str, typer.Option(metavar="F,F...", help="When --prune looks, as fractions of the steps.")
+    ] = "0.25",
+    budget: Annotated[int | None, typer.Option(min=1, help="Largest number of images over all prompts.")] = None,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Write curve.json and curve.png: what fewer images would have given.")
+    ] = False,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Keep the run here, so that the same command resumes it.")
+    ] = None,
     executor: Annotated[
-        Literal["local", "shared-dir", "ray"], typer.Option(help="Where to work; others than local need --run-dir.")
+        ExecutorName, typer.Option(help="Where to draw and judge; all but local need --run-dir.")
     ] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Of shared-dir and ray.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of workers (shared-dir and ray only).")] = 1,
     model: ModelOption = "embedded",
     revision: RevisionOption = None,
     lora: LoraOption = None,
@@ -75,72 +80,51 @@ def best_of(
     steps: StepsOption = None,
     cfg: CfgOption = None,
     negative: NegativeOption = "",
-    out: Annotated[Path, typer.Option(help="Folder of the pictures, sheets and curve.")] = Path("."),
+    out: Annotated[Path, typer.Option(help="Folder for the images, sheets and curve.")] = Path("."),
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
     kernels: KernelsOption = None,
     offload: OffloadOption = False,
     tile: TileOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, a record per prompt.")] = False,
+    as_json: JsonOption = False,
     progress: ProgressOption = True,
 ) -> None:
-    """Draw many pictures of a prompt and keep those that a judge scores highest."""
-    with messages(goes_on="the same command goes on" if run_dir else ""):
+    """Draw many images of a prompt and keep those that a judge scores highest."""
+    with messages(to_resume=RERUN if run_dir else "", progress=progress):
         texts = _prompts(prompts or [], prompts_file)
         check_output(out, out)
-        width, height = parsed_size(size)
-        from transformers.utils import logging
-
         from sana.best_of import check_request
-        from sana.commands.drawing_checks import check_size, warn_of_kernels
-        from sana.sampler import Drawing
+        from sana.commands.drawing_checks import checked_drawing
         from sana.stop_rules import parse_stop
 
-        if not progress:
-            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         rules = tuple(map(parse_stop, stop or ()))
         halving = _halving(prune_at) if prune else None
         if curve and (rules or prune or budget):
-            raise ValueError("--curve is for whole runs: leave --stop, --prune and --budget out")
-        drawing = Drawing(
-            model=model,
-            revision=revision,
-            steps=steps,
-            guidance_scale=cfg,
-            negative_prompt=negative,
-            height=height,
-            width=width,
-            device=device,
-            dtype=dtype and parsed_dtype(dtype),
-            offload=offload,
-            tile=tile,
-            quantize=quantize,
-            kernels=kernels,
-            loras=tuple(map(parsed_lora, lora or ())),
-        )
+            raise ValueError("--curve needs complete runs: leave --stop, --prune and --budget out")
         kept = min(4, number) if keep is None else keep
         options = {"n": number, "keep": kept, "seed": seed, "batch_size": batch_size, "stop": rules, "prune": halving}
         check_request(texts, options, budget)
-        warn_of_kernels(kernels, device)
-        check_size(model, width, height, revision=revision)
+        drawing = checked_drawing(
+            model=model, revision=revision, lora=lora, size=size, steps=steps, cfg=cfg, negative=negative,
+            device=device, dtype=dtype, quantize=quantize, kernels=kernels, offload=offload, tile=tile,
+        )  # fmt: skip
         with _work(drawing, judge, executor, workers, run_dir) as where, _bar(number, texts, progress) as show:
+            facts = drawing.facts()
             results = _run(texts, options | where | {"on_progress": show}, budget)
-        _report(texts, results, out, drawing=drawing, judge=judge, curve=curve, as_json=as_json)
+        _report(texts, results, out, facts=facts, judge=judge, curve=curve, as_json=as_json)
 
 
 def _prompts(given: Sequence[str], file: Path | None) -> list[str]:
     if bool(given) == (file is not None):
-        raise ValueError("give prompts, or a file of them with --prompts: one of the two")
+        raise ValueError("give either prompts or a file of them with --prompts")
     from sana.pruning.calibration import read_prompts
 
     if file is not None:
         check_input(file, "--prompts", "a text file with a prompt per line")
     texts = list(given) if file is None else read_prompts(file)
     if twice := sorted({text for text in texts if texts.count(text) > 1}):
-        raise ValueError(
-            f"{twice[0]!r} is there twice: a prompt's pictures are the same each time, ask for more with -n"
-        )
+        raise ValueError(f"{twice[0]!r} is given twice: its images would be the same each time; ask for more with -n")
     return texts
 
 
@@ -157,7 +141,7 @@ def _halving(fractions: str) -> "Halving":
 def _work(
     drawing: "Drawing",
     judge: str,
-    executor: Literal["local", "shared-dir", "ray"],
+    executor: ExecutorName,
     workers: int,
     run_dir: Path | None,
 ) -> Iterator[dict[str, Any]]:
@@ -188,7 +172,7 @@ def _bar(number: int, prompts: Sequence[str], shown: bool) -> Iterator[Any]:
     from tqdm import tqdm
 
     judged = dict.fromkeys(prompts, 0)
-    with tqdm(total=number * len(prompts), unit="picture", disable=not shown) as bar:
+    with tqdm(total=number * len(prompts), unit="image", disable=not shown) as bar:
 
         def show(progress: "Progress") -> None:
             bar.update(progress.judged - judged[progress.prompt])
@@ -212,7 +196,7 @@ def _report(
     results: "Sequence[BestOfN[Image.Image]]",
     out: Path,
     *,
-    drawing: "Drawing",
+    facts: Mapping[str, Any],
     judge: str,
     curve: bool,
     as_json: bool,
@@ -222,7 +206,7 @@ def _report(
 
     records = []
     for name, result in zip(slugs(prompts), results, strict=True):
-        best = save_result(result, out, name, drawing=drawing, judge=judge)
+        best = save_result(result, out, name, facts=facts, judge=judge)
         records.append(summary(result) | {"best": best})
     if curve:
         measured = best_of_k_curve(results)

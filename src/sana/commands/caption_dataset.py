@@ -5,31 +5,34 @@ from typing import Annotated
 
 import typer
 
-from sana.commands.messages import messages, warn_of_skipped
+from sana.commands.messages import RERUN, messages, warn_of_skipped
+from sana.commands.options import DeviceOption, MaxSkippedOption, ProgressOption
 
 
 def caption_dataset(
-    source: Annotated[Path, typer.Argument(metavar="MANIFEST_OR_FOLDER", help="What to caption.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="The new manifest, in the same folder.")],
+    source: Annotated[Path, typer.Argument(metavar="MANIFEST_OR_FOLDER", help="Images to caption.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="New manifest, in the same folder.")],
     model: Annotated[str, typer.Option(help="Folder or Hub id, such as Qwen/Qwen2.5-VL-3B-Instruct.")],
-    prompt: Annotated[str | None, typer.Option(help="What to ask; None asks for a detailed description.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest caption.")] = 256,
+    prompt: Annotated[
+        str | None, typer.Option(help="What to ask the model; a detailed description if left out.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Largest number of tokens in a caption.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Images captioned together.")] = 8,
-    max_skipped: Annotated[float, typer.Option(min=0, max=1, help="Fraction of bad samples to put up with.")] = 0.01,
-    device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1 or cpu.")] = None,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    max_skipped: MaxSkippedOption = 0.01,
+    device: DeviceOption = None,
+    progress: ProgressOption = True,
 ) -> None:
-    """Caption a data set; run it once per model. A killed run goes on, and several on one disk share the work."""
-    with messages(goes_on="the same command goes on"):
-        from sana.caption_passes import Labelled, half_on_gpu, run_pass
-        from sana.devices import usable_device
+    """Caption a data set; run it once per model. Rerun to resume; several processes on one disk share the work."""
+    with messages(to_resume=RERUN, progress=progress):
+        from sana.caption_passes import Labelled, run_pass
+        from sana.devices import half_on_gpu, usable_device
         from sana_train.data import ImageManifest, TransformersCaptioner, caption_images
 
-        place = usable_device(device)
+        on = usable_device(device)
 
         def label(manifest: ImageManifest, work: Path) -> Labelled:
             captioner = TransformersCaptioner.from_pretrained(
-                model, dtype=half_on_gpu(place), device=place, prompt=prompt, max_new_tokens=max_new_tokens
+                model, dtype=half_on_gpu(on), device=on, prompt=prompt, max_new_tokens=max_new_tokens
             )
             return caption_images(
                 manifest, captioner, work, batch_size=batch_size, max_skipped=max_skipped, progress=progress

@@ -1,4 +1,4 @@
-"""sana evaluate: what pictures score on a benchmark, with a table, files to go on from, and sheets of the failures."""
+"""sana evaluate: how images score on a benchmark: a table, files to resume from, and sheets of the failures."""
 
 import dataclasses
 import json
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sana.commands.file_checks import check_input
-from sana.commands.messages import messages
+from sana.commands.messages import RERUN, messages
+from sana.commands.options import DeviceOption, JsonOption, ProgressOption
 
 if TYPE_CHECKING:
     from sana_judge import Table
     from sana_judge.geneval import Result
 
-evaluate = typer.Typer(help="What pictures score on a benchmark.", no_args_is_help=True)
+evaluate = typer.Typer(help="Score images on a benchmark.", no_args_is_help=True)
 
 DETECTOR = "facebook/mask2former-swin-small-coco-instance"
 CLIP = "openai/clip-vit-large-patch14"
@@ -24,31 +25,31 @@ CLIP = "openai/clip-vit-large-patch14"
 
 @evaluate.callback()
 def _group() -> None:
-    """What pictures score on a benchmark."""
+    """Score images on a benchmark."""
 
 
 @evaluate.command()
 def geneval(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="00000/metadata.jsonl, 00000/samples/0000.png, ...")],
-    detector: Annotated[str, typer.Option(help="Mask2Former of COCO instances: Hub id or folder.")] = DETECTOR,
-    clip: Annotated[str | None, typer.Option(help=f"CLIP that names colours; with a detector {CLIP}.")] = None,
+    detector: Annotated[str, typer.Option(help="Hub id or folder of a Mask2Former for COCO instances.")] = DETECTOR,
+    clip: Annotated[str | None, typer.Option(help=f"CLIP that names colours; {CLIP} if left out.")] = None,
     detections: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="Detections made before; no detector then.")
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Earlier detections, instead of a detector.")
     ] = None,
     metadata: Annotated[
         Path | None, typer.Option(metavar="FILE.jsonl", help="The official evaluation_metadata.jsonl.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where results go; DIR itself if not given.")] = None,
-    threshold: Annotated[float, typer.Option(help="Objects count above this score.")] = 0.3,
-    counting_threshold: Annotated[float, typer.Option(help="The same where objects are counted.")] = 0.9,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
-    device: Annotated[str | None, typer.Option(help="Such as cuda or cpu.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; DIR itself if left out.")] = None,
+    threshold: Annotated[float, typer.Option(help="Score above which a detected object counts.")] = 0.3,
+    counting_threshold: Annotated[float, typer.Option(help="Score threshold for counting prompts.")] = 0.9,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images detected at once.")] = 8,
+    device: DeviceOption = None,
     sheets: Annotated[bool, typer.Option(help="Draw failures-1.png, ... with prompts and reasons.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    as_json: JsonOption = False,
+    progress: ProgressOption = True,
 ) -> None:
-    """GenEval of pictures in its own folders; stopped at any time, the same command goes on."""
-    with messages(goes_on="the same command goes on"):
+    """Score the images in GenEval's folders. Stopped at any time, the same command resumes."""
+    with messages(to_resume=RERUN, progress=progress):
         if metadata is not None:
             check_input(metadata, "--metadata", "GenEval's evaluation_metadata.jsonl")
         if detections is not None:
@@ -91,9 +92,9 @@ def _models(detector: str, clip: str, device: str | None) -> tuple[Any, Any]:
     from sana.devices import usable_device
     from sana_judge import geneval as benchmark
 
-    place = usable_device(device)
-    finder = benchmark.Mask2FormerDetector.from_pretrained(detector, device=place)
-    return finder, benchmark.CLIPColors.from_pretrained(clip, device=place)
+    on = usable_device(device)
+    finder = benchmark.Mask2FormerDetector.from_pretrained(detector, device=on)
+    return finder, benchmark.CLIPColors.from_pretrained(clip, device=on)
 
 
 def _record_settings(table: Path, results: "Sequence[Result]") -> dict[str, Any]:

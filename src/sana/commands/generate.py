@@ -11,25 +11,20 @@ import typer
 
 from sana.commands.drawing_options import (
     CfgOption,
-    DeviceOption,
     DtypeOption,
     KernelsOption,
     LoraOption,
     ModelOption,
     NegativeOption,
     OffloadOption,
-    ProgressOption,
     QuantizeOption,
-    RevisionOption,
     SizeOption,
     StepsOption,
     TileOption,
-    parsed_dtype,
-    parsed_lora,
-    parsed_size,
 )
 from sana.commands.file_checks import check_input, check_output
-from sana.commands.messages import messages
+from sana.commands.messages import RERUN, messages
+from sana.commands.options import DeviceOption, JsonOption, ProgressOption, RevisionOption
 from sana.commands.picture_names import slug
 from sana.prompt_check import GUARD_MODEL, check_prompts
 
@@ -45,18 +40,18 @@ Job = tuple[str, int]
 
 def generate(
     prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw; several make several.")
+        list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw; may be several.")
     ] = None,
     model: ModelOption = "embedded",
     revision: RevisionOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture of each prompt.")] = 0,
-    seeds: Annotated[str | None, typer.Option(metavar="S,S...", help="The seeds themselves, instead.")] = None,
-    number: Annotated[int, typer.Option("-n", min=1, help="Pictures per prompt: seeds s .. s+n-1.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of each prompt's first image.")] = 0,
+    seeds: Annotated[str | None, typer.Option(metavar="S,S...", help="The seeds, instead of --seed and -n.")] = None,
+    number: Annotated[int, typer.Option("-n", min=1, help="Images per prompt, with seeds s .. s+n-1.")] = 1,
     geneval: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.jsonl",
-            help="Draw the prompts of GenEval's evaluation_metadata.jsonl into its folders; stopped, the same goes on.",
+            help="Draw the prompts of GenEval's evaluation_metadata.jsonl into its folders; rerun it to resume.",
         ),
     ] = None,
     lora: LoraOption = None,
@@ -64,8 +59,8 @@ def generate(
     steps: StepsOption = None,
     cfg: CfgOption = None,
     negative: NegativeOption = "",
-    out: Annotated[Path, typer.Option(help="A .png for one picture, else a folder.")] = Path("."),
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at once; fewer take less memory.")] = 8,
+    out: Annotated[Path, typer.Option(help="A .png for a single image, otherwise a folder.")] = Path("."),
+    batch_size: Annotated[int, typer.Option(min=1, help="Images drawn at once; fewer need less memory.")] = 8,
     tile: TileOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -77,48 +72,30 @@ def generate(
         str | None, typer.Option(help=f"Folder or Hub id of the guard; {GUARD_MODEL} if left out.")
     ] = None,
     guard_threshold: Annotated[
-        float | None, typer.Option(help="Least probability of harm that is refused, to 1; 0.5 if left out.")
+        float | None,
+        typer.Option(help="Refuse prompts whose probability of harm is at least this, up to 1; 0.5 if left out."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of what was written.")] = False,
+    as_json: JsonOption = False,
     progress: ProgressOption = True,
 ) -> None:
-    """Draw pictures from prompts."""
-    with messages(goes_on="the same command goes on" if geneval else ""):
+    """Draw images from prompts."""
+    with messages(to_resume=RERUN if geneval else "", progress=progress):
         if not guard and (guard_model, guard_threshold) != (None, None):
-            raise ValueError("--guard-model or --guard-threshold is given, but nothing is guarded: add --guard")
+            raise ValueError("--guard-model or --guard-threshold is given, but no guard is asked for: add --guard")
         if bool(prompts) == (geneval is not None):
-            raise ValueError("give one of two: prompts, or --geneval with a file of them")
+            raise ValueError("give either prompts or --geneval with a file of them")
         chosen = _seeds(seed, seeds, number)
         metadata = _metadata(geneval, out) if geneval else []
         texts = prompts or [record["prompt"] for record in metadata]
         jobs = list(product(texts, chosen))
         paths = [] if geneval else _paths(out, jobs)
-        width, height = parsed_size(size)
-        from transformers.utils import logging
+        from sana.commands.drawing_checks import checked_drawing
+        from sana.sampler import load_pipeline
 
-        from sana.commands.drawing_checks import check_size, warn_of_kernels
-        from sana.sampler import Drawing, load_pipeline
-
-        drawing = Drawing(
-            model=model,
-            revision=revision,
-            steps=steps,
-            guidance_scale=cfg,
-            negative_prompt=negative,
-            height=height,
-            width=width,
-            device=device,
-            dtype=dtype and parsed_dtype(dtype),
-            offload=offload,
-            tile=tile,
-            quantize=quantize,
-            kernels=kernels,
-            loras=tuple(map(parsed_lora, lora or ())),
-        )
-        warn_of_kernels(kernels, device)
-        check_size(model, width, height, revision=revision)
-        if not progress:
-            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        drawing = checked_drawing(
+            model=model, revision=revision, lora=lora, size=size, steps=steps, cfg=cfg, negative=negative,
+            device=device, dtype=dtype, quantize=quantize, kernels=kernels, offload=offload, tile=tile,
+        )  # fmt: skip
         if guard:
             threshold = 0.5 if guard_threshold is None else guard_threshold
             check_prompts(texts, model=guard_model or GUARD_MODEL, threshold=threshold, device=device)
@@ -143,13 +120,12 @@ def _draw_prompts(
     """Save each picture as soon as it is drawn, with what made it inside; returns those records with their paths."""
     from sana.png import save_png
 
-    settings = _settings(pipeline, drawing)
+    facts = drawing.facts()
     records: list[dict[str, Any]] = []
 
     def save(number: int, picture: "Image.Image") -> None:
         prompt, seed = jobs[number]
-        drawn = {"height": picture.height, "width": picture.width}
-        record = {"prompt": prompt, "seed": seed} | settings | drawn
+        record = {"prompt": prompt, "seed": seed, **facts, "height": picture.height, "width": picture.width}
         save_png(picture, paths[number], record)
         records.append({"path": str(paths[number])} | record)
 
@@ -170,36 +146,19 @@ def _draw_geneval(
 ) -> dict[str, Any]:
     """Draw GenEval's prompts into its folders; returns the settings."""
     from sana.geneval_drawing import draw_geneval
-    from sana.kernels import kernels_in_force
 
     height, width = pipeline.sizes(drawing.height, drawing.width)[1]
-    settings = _settings(pipeline, drawing) | {"height": height, "width": width}
-    settings |= {"dtype": drawing.dtype and str(drawing.dtype).removeprefix("torch."), "quantize": drawing.quantize}
-    settings |= {"kernels": kernels_in_force(drawing.kernels)}
+    settings = drawing.facts() | {"height": height, "width": width} | drawing.numerics
     draw = partial(pipeline, batch_size=batch_size, progress=False, **drawing.options)
     draw_geneval(draw, metadata, out, seeds=seeds, settings=settings, batch_size=batch_size, progress=progress)
     return settings
-
-
-def _settings(pipeline: "SanaPipeline", drawing: "Drawing") -> dict[str, Any]:
-    """What made a picture, beside its prompt, seed and size."""
-    steps, scale = pipeline.settings(drawing.steps, drawing.guidance_scale)
-    given = {"revision": drawing.revision, "loras": dict(drawing.loras)}
-    return {
-        "model": drawing.model,
-        **{name: value for name, value in given.items() if value},
-        "sampler": "sCM" if pipeline.is_sprint else "Flow-DPM-Solver",
-        "steps": steps,
-        "guidance_scale": scale,
-        "negative_prompt": drawing.negative_prompt,
-    }
 
 
 def _seeds(first: int, given: str | None, number: int) -> list[int]:
     if given is None:
         return list(range(first, first + number))
     if first or number > 1:
-        raise ValueError(f"--seeds {given} names the pictures: leave --seed and -n out")
+        raise ValueError(f"--seeds {given} names the images: leave --seed and -n out")
     try:
         seeds = [int(text) for text in given.split(",")]
     except ValueError:
@@ -213,10 +172,10 @@ def _paths(out: Path, jobs: list[Job]) -> list[Path]:
     """Where each picture goes; looked into before anything is drawn, made when the first picture is saved."""
     suffix = out.suffix.lower()
     if suffix in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
-        raise ValueError(f"--out is {out}; pictures are written as PNG: give a name in .png, or a folder")
+        raise ValueError(f"--out is {out}; images are written as PNG: give a name that ends in .png, or a folder")
     single = suffix == ".png" and not out.is_dir()
     if single and len(jobs) > 1:
-        raise ValueError(f"--out is {out}, one file, for {len(jobs)} pictures: give a folder")
+        raise ValueError(f"--out is {out}, one file, for {len(jobs)} images: give a folder")
     folder = out.parent if single else out
     check_output(folder, out)
     if single:

@@ -3,42 +3,48 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sana.choices import InitName
 from sana.commands.messages import messages
+from sana.commands.options import JsonOption, ProgressOption
 from sana.commands.training_runs import trainer_errors
 
 if TYPE_CHECKING:
     from sana.growing import Growth
     from sana_train import GrowthPlan
 
-Init = Literal["partial_preservation", "interleaved", "cyclic", "block_replication"]
-
 
 def grow(
     source: Annotated[
         str,
-        typer.Argument(metavar="SRC", help="Model: folder, .safetensors, .pth, Hub id or name; or folder of a run."),
+        typer.Argument(
+            metavar="SRC", help="Model (folder, .safetensors, .pth, Hub id or name), or folder of a training run."
+        ),
     ],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="A new folder, with the plan as growth.json.")],
-    depth: Annotated[int | None, typer.Option(help="Blocks of the grown model.")] = None,
-    drop_last: Annotated[int | None, typer.Option(help="Blocks left out at the source's end; 2 if not given.")] = None,
-    init: Annotated[
-        Init | None, typer.Option(help="What new blocks begin as; partial_preservation if not given.")
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="A new folder; the plan is written there as growth.json.")
+    ],
+    depth: Annotated[int | None, typer.Option(help="Number of blocks of the grown model.")] = None,
+    drop_last: Annotated[
+        int | None, typer.Option(help="Number of the source's last blocks to leave out; 2 if left out.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of new blocks; 0 if not given.")] = None,
-    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Do again what this growth.json says.")] = None,
+    init: Annotated[
+        InitName | None, typer.Option(help="How new blocks are initialized; partial_preservation if left out.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed of the new blocks; 0 if left out.")] = None,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Repeat what this growth.json says.")] = None,
     check: Annotated[bool, typer.Option(help="Measure what growing changes, in float32 and bfloat16.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    as_json: JsonOption = False,
+    progress: ProgressOption = True,
 ) -> None:
     """Add blocks to a model: sana grow SRC DST --depth 60 is SANA-1.5's step from 1.6B to 4.8B.
 
-    Of a training run the weights, their average and the optimizer's state are grown; see [growth] of its run file.
+    Growing a training run grows its weights, their average and the optimizer's state; see [growth] in a run file.
     """
-    with messages():
+    with messages(progress=progress):
         options = {"depth": depth, "drop_last": drop_last, "init": init, "seed": seed}
         given = {name: value for name, value in options.items() if value is not None}
         made = _grown(source, destination, _growth(given, plan, check=check), progress=progress)
@@ -55,7 +61,7 @@ def _grown(source: str, destination: Path, growth: "Growth | GrowthPlan", *, pro
     if not is_run(source):
         return grow_checkpoint(source, destination, growth, progress=progress)
     if not isinstance(growth, Growth):
-        raise ValueError(f"--plan is given and {source} is a training run, which goes on by its own: give --depth")
+        raise ValueError(f"--plan is given and {source} is a training run, which makes a plan of its own: give --depth")
     with trainer_errors():
         return grow_training_run(source, destination, growth, progress=progress)
 
@@ -67,10 +73,10 @@ def _growth(given: dict[str, Any], plan: Path | None, *, check: bool) -> "Growth
     if plan is not None:
         if given:
             names = ", ".join("--" + name.replace("_", "-") for name in given)
-            raise ValueError(f"{names} given with --plan, which says all of it: leave out one or the other")
+            raise ValueError(f"{names} given with --plan, which says all of it: leave one of the two out")
         return GrowthPlan.load(plan)
     if "depth" not in given:
-        raise ValueError("there is no --depth: give the number of blocks of the grown model, or a --plan")
+        raise ValueError("--depth is missing: give the number of blocks of the grown model, or a --plan")
     return Growth(**given, check=check)
 
 

@@ -6,17 +6,18 @@ from typing import Annotated
 
 import typer
 
-from sana.commands.messages import messages, warn_of_skipped
+from sana.commands.messages import RERUN, messages, warn_of_skipped
+from sana.commands.options import JsonOption, MaxSkippedOption, ProgressOption
 
 
 def index_dataset(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images with captions beside them, or tars.")],
-    max_skipped: Annotated[float, typer.Option(min=0, max=1, help="Fraction of bad samples to put up with.")] = 0.01,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    max_skipped: MaxSkippedOption = 0.01,
+    as_json: JsonOption = False,
+    progress: ProgressOption = True,
 ) -> None:
     """Write FOLDER/manifest.parquet; nothing is extracted or copied."""
-    with messages(goes_on="the same command goes on"):
+    with messages(to_resume=RERUN, progress=progress):
         from sana.dataset_encoding import MANIFEST, NOT_INDEXED, index
         from sana_train.data import counts_by_reason
 

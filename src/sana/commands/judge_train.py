@@ -1,4 +1,4 @@
-"""sana judge-train: teach a judge from labelled pictures."""
+"""sana judge-train: teach a judge from labelled images."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sana.commands.messages import messages
+from sana.commands.options import DeviceOption, JsonOption, ProgressOption, ResumeOption
 from sana.commands.training_runs import RESUMED, STOPPED, check_new_run, trainer_errors
 
 if TYPE_CHECKING:
@@ -16,30 +17,32 @@ RANK = 16
 
 
 def judge_train(
-    data: Annotated[Path, typer.Argument(metavar="DATA.jsonl", help="Lines with prompt, image and label.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA.jsonl", help="JSON lines with prompt, image and label.")],
     base: Annotated[str, typer.Option(metavar="DIR|REPO", help="The VILA judge to start from.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; DIR/judge will be the judge.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; the judge will be in DIR/judge.")],
     lora: Annotated[int | None, typer.Option(min=1, help=f"Rank of the low-rank updates; {RANK} if left out.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Train all weights instead.")] = False,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 1000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures of a step.")] = 16,
-    lr: Annotated[float | None, typer.Option(help="Learning rate; 1e-4 for updates, 2e-5 for all weights.")] = None,
-    pairwise: Annotated[float, typer.Option(min=0, help="Weight of the loss between pictures of a prompt.")] = 0.0,
+    full: Annotated[bool, typer.Option("--full", help="Train all weights instead of low-rank updates.")] = False,
+    steps: Annotated[int, typer.Option(min=1, help="Number of optimizer steps.")] = 1000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 16,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate; if left out 1e-4 for low-rank updates, 2e-5 for all weights.")
+    ] = None,
+    pairwise: Annotated[float, typer.Option(min=0, help="Weight of the loss between images of the same prompt.")] = 0.0,
     validation_share: Annotated[
-        float, typer.Option(help="Share of the prompts that are held back, to calibrate and to report.")
+        float, typer.Option(help="Share of the prompts held back for calibration and for the report.")
     ] = 0.1,
-    max_tiles: Annotated[int | None, typer.Option(min=1, help="Most tiles of a picture.")] = None,
-    seed: Annotated[int, typer.Option(help="Names the order of the pictures and what else is random.")] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures ahead.")] = 0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
-    ] = False,
-    device: Annotated[str | None, typer.Option(help="Such as cuda or cpu.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    max_tiles: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of tiles per image; the judge's own limit if left out.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes that read images ahead.")] = 0,
+    resume: ResumeOption = False,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    progress: ProgressOption = True,
 ) -> None:
-    """Train a judge to say yes to pictures that show their prompt; DIR/report.json says how well it does."""
-    with messages(goes_on=RESUMED):
+    """Train a judge to say yes to images that show their prompt; DIR/report.json says how well it does."""
+    with messages(to_resume=RESUMED, progress=progress):
         if full and lora is not None:
             raise ValueError(f"--full and --lora {lora} exclude each other: give one of them")
         from sana.training.judge_run import JudgeRun
@@ -61,7 +64,7 @@ def judge_train(
         )
         trained = _train(run, device, resume=resume)
     if not trained.finished:
-        typer.echo(f"stopped: go on with --resume ({out})")
+        typer.echo(f"stopped: resume with --resume ({out})")
         raise typer.Exit(STOPPED)
     for warning in trained.warnings:
         typer.secho(f"warning: {warning}", fg="yellow", err=True)
@@ -73,10 +76,6 @@ def _train(run: "JudgeRun", device: str | None, *, resume: bool) -> "JudgeTraine
     from sana.training.judge_run import train_judge
 
     check_new_run(run.out, resume=resume, option="--out")
-    if not run.progress:
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with trainer_errors(remedy="start anew with another --out"):  # there is no --allow-changes here
         return train_judge(run, device=usable_device(device), resume=resume)
 

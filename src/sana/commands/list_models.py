@@ -1,13 +1,12 @@
 """sana list: the checkpoints that have a name."""
 
 import json
-from typing import Annotated
 
-import typer
+from sana.commands.options import JsonOption
 
 
-def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Names of public checkpoints, where they are, and how they are sampled."""
+def list_models(as_json: JsonOption = False) -> None:
+    """List the public checkpoints that have a name, where they are and how they are sampled."""
     from sana.catalog import CHECKPOINTS
 
     rows = [
@@ -30,7 +29,7 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title='Checkpoints, beside "embedded"', title_justify="left")
+    table = Table(title='Checkpoints, besides "embedded"', title_justify="left")
     for heading in ("name", "repository", "pixels", "bins", "flow shift", "dtype"):
         table.add_column(heading, no_wrap=True)
     for row in rows:

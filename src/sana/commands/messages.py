@@ -1,11 +1,12 @@
 """How the commands speak of trouble: one line on stderr, and exit status 2 where nothing was done."""
 
+import io
 import logging
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,22 +15,26 @@ import typer
 if TYPE_CHECKING:
     from sana_train.data import Skipped
 
+RERUN = "run the same command again to resume"
 INTERRUPTED = 130  # what a shell says of a process that Ctrl-C ended
 EXPECTED = (ValueError, OSError, FloatingPointError)  # OSError: no such file, disk full, the Hub not reached
 
 
 @contextmanager
-def messages(*, goes_on: str = "") -> Iterator[None]:
+def messages(*, to_resume: str = "", progress: bool = True) -> Iterator[None]:
     """Print expected errors and warnings as one line each; anything else is our mistake and keeps its traceback.
 
-    `goes_on` says how a command that Ctrl-C ended can be taken up again, where it can.
+    `to_resume` says how to resume a command that Ctrl-C ended, where that is possible. Without `progress` the bars of
+    transformers and of the Hub's client are switched off inside the block.
     """
+    _escape_unprintable()
     with warnings.catch_warnings(), _quiet_hub():
         warnings.showwarning = _show_warning
         try:
-            yield
+            with nullcontext() if progress else _no_bars():
+                yield
         except KeyboardInterrupt:
-            typer.secho(": ".join(filter(None, ("interrupted", goes_on))), fg="red", err=True)
+            typer.secho(": ".join(filter(None, ("interrupted", to_resume))), fg="red", err=True)
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             if not _is_expected(error):
@@ -57,6 +62,13 @@ def _is_expected(error: Exception) -> bool:
     return isinstance(error, EXPECTED) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
 
 
+def _escape_unprintable() -> None:
+    """Print what the encoding of a terminal or file lacks as an escape, where Python would stop with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
     """Keep to ourselves what the Hub's client says of each retry; when it gives up, that is an error."""
@@ -67,6 +79,19 @@ def _quiet_hub() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    from transformers.utils import logging as bars
+
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _stop(error: Exception) -> NoReturn:

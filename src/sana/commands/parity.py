@@ -7,59 +7,48 @@ from typing import Annotated
 
 import typer
 
-from sana.commands.drawing_options import (
-    MODEL_HELP,
-    CfgOption,
-    DeviceOption,
-    DtypeName,
-    KernelsOption,
-    ProgressOption,
-    RevisionOption,
-    SizeOption,
-    StepsOption,
-    parsed_dtype,
-    parsed_size,
-)
+from sana.choices import DtypeName
+from sana.commands.drawing_options import CfgOption, KernelsOption, SizeOption, StepsOption, parsed_dtype, parsed_size
 from sana.commands.file_checks import check_output
 from sana.commands.messages import messages
+from sana.commands.options import MODEL_HELP, DeviceOption, JsonOption, ProgressOption, RevisionOption
 
 
 def parity(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)] = "embedded",
     prompts: Annotated[
-        list[str] | None, typer.Option("--prompt", help="What to draw; may be repeated. Two of ours if left out.")
+        list[str] | None,
+        typer.Option("--prompt", help="What to draw; may be repeated. Two prompts of ours if left out."),
     ] = None,
-    number: Annotated[int, typer.Option("-n", min=1, help="Pictures per prompt: seeds 0 .. n-1.")] = 1,
+    number: Annotated[int, typer.Option("-n", min=1, help="Images per prompt, with seeds 0 .. n-1.")] = 1,
     size: SizeOption = None,
     steps: StepsOption = None,
     cfg: CfgOption = None,
     revision: RevisionOption = None,
     variant: Annotated[
-        str | None, typer.Option(help="Of the files that diffusers is to read, such as fp16 or bf16.")
+        str | None, typer.Option(help="Variant of the files that diffusers reads, such as fp16 or bf16.")
     ] = None,
     device: DeviceOption = None,
-    dtype: Annotated[DtypeName, typer.Option(help="Of both.")] = "float32",
+    dtype: Annotated[DtypeName, typer.Option(help="The dtype of both transformers.")] = "float32",
     kernels: KernelsOption = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write it for `sana publish --parity`.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write the result here, for `sana publish --parity`.")
+    ] = None,
+    as_json: JsonOption = False,
     progress: ProgressOption = True,
 ) -> None:
-    """Draw the same pictures with diffusers, which has to be installed, and say how far they are apart."""
-    with messages():
+    """Draw the same images with diffusers, which must be installed, and measure how much they differ."""
+    with messages(progress=progress):
         width, height = parsed_size(size)
         if out is not None:
             check_output(out.parent, out)
             if out.exists() and not out.is_file():
-                raise ValueError(f"--out is {out}, which is there and no file: give the name of a .json")
-        from transformers.utils import logging
-
+                raise ValueError(f"--out is {out}, which is not a file: give the name of a .json")
         from sana.commands.drawing_checks import check_size, warn_of_kernels
         from sana.diffusers_comparison import compare_with_diffusers
         from sana.pruning.calibration import calibration_prompts
         from sana_scale.files import write_json
 
-        if not progress:
-            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         warn_of_kernels(kernels, device)
         check_size(model, width, height, revision=revision)
         found = compare_with_diffusers(

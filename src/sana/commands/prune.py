@@ -3,51 +3,57 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sana.choices import Selector
 from sana.commands.drawing_options import CfgOption
 from sana.commands.file_checks import check_input
-from sana.commands.messages import messages
+from sana.commands.messages import RERUN, messages
+from sana.commands.options import DeviceOption, JsonOption, ProgressOption
 
 if TYPE_CHECKING:
     from sana.pruning.pruned_pipeline import Pruned
 
-SelectorName = Literal["importance", "iterative", "leave-one-out", "window", "uniform", "random"]
-
 
 def prune(
     source: Annotated[str, typer.Argument(metavar="SRC", help='Pipeline folder, Hub id or "embedded".')],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="A new pipeline folder, report in pruning/.")],
-    keep: Annotated[int | None, typer.Option(min=1, help="How many blocks stay.")] = None,
-    blocks: Annotated[str | None, typer.Option(metavar="I,I...", help="Which blocks stay, instead.")] = None,
-    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Do again what this plan.json says.")] = None,
-    selector: Annotated[SelectorName, typer.Option(help="How blocks are chosen.")] = "importance",
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="A new pipeline folder, with a report in pruning/.")
+    ],
+    keep: Annotated[int | None, typer.Option(min=1, help="How many blocks to keep.")] = None,
+    blocks: Annotated[
+        str | None, typer.Option(metavar="I,I...", help="Which blocks to keep, instead of --keep.")
+    ] = None,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Repeat what this plan.json says.")] = None,
+    selector: Annotated[Selector, typer.Option(help="How blocks are chosen.")] = "importance",
     importance: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A plan.json or JSON list with scores, instead of measuring.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Take the scores from a plan.json or JSON list, instead of measuring."),
     ] = None,
-    protect_head: Annotated[int, typer.Option(min=0, help="First blocks that stay in any case.")] = 0,
-    protect_tail: Annotated[int, typer.Option(min=0, help="Last blocks that stay in any case.")] = 0,
+    protect_head: Annotated[int, typer.Option(min=0, help="Number of first blocks that always stay.")] = 0,
+    protect_tail: Annotated[int, typer.Option(min=0, help="Number of last blocks that always stay.")] = 0,
     calibrate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Prompts, one per line; 100 come with this package.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Prompts to calibrate with, one per line; 100 of ours if left out."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the calibration's first picture, and of random blocks.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps of the calibration.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the calibration's first image, and of random blocks.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of denoising steps in the calibration.")] = None,
     cfg: CfgOption = None,
     recover: Annotated[
         str | None,
         typer.Option(
             metavar="STEPS|RUN.toml",
-            help="Train afterwards: so many steps on the calibration's pictures, or as a run file of sana train says.",
+            help="Then train: this many steps on the calibration's images, or as a run file of `sana train` says.",
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cuda or cpu.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan and the stages as JSON.")] = False,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    progress: ProgressOption = True,
 ) -> None:
-    """Remove the blocks of a model that matter least to the pictures it draws."""
-    with messages(goes_on="the same command goes on" if recover else ""):
+    """Remove the blocks of a model that matter least to the images it draws."""
+    with messages(to_resume=RERUN if recover else "", progress=progress):
         if (destination / "model_index.json").exists():
             raise ValueError(f"{destination} holds a pipeline already: give a new folder")
         if sum(option is not None for option in (keep, blocks, plan)) != 1:
@@ -61,15 +67,11 @@ def prune(
         ):
             if file is not None:
                 check_input(file, option, content)
-        from transformers.utils import logging
-
         from sana.pipeline import SanaPipeline
         from sana.pruning.calibration import Calibration, calibration_prompts, read_prompts
         from sana.pruning.choice import Choice, read_scores
         from sana.pruning.pruned_pipeline import PruneRequest, prune_folder
 
-        if not progress:
-            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         choice = Choice(
             keep=keep if keep is not None else _numbers(blocks),
             selector=selector,
@@ -81,7 +83,7 @@ def prune(
         prompts = calibration_prompts(source) if calibrate is None else read_prompts(calibrate)
         pipeline = SanaPipeline.from_pretrained(source, device=device)
         used_steps, scale = pipeline.settings(steps, cfg)
-        calibration = Calibration(prompts=tuple(prompts), seed=seed, steps=used_steps, scale=scale)
+        calibration = Calibration(prompts=tuple(prompts), seed=seed, steps=used_steps, guidance_scale=scale)
         request = PruneRequest(
             choice=choice if plan is None else plan, calibration=calibration, recover=recover, source=source
         )
@@ -95,7 +97,7 @@ def _numbers(text: str | None) -> tuple[int, ...]:
     try:
         return tuple(map(int, text.split(",")))
     except ValueError:
-        raise ValueError(f"--blocks is {text!r}; give whole numbers with commas, such as 0,1,7") from None
+        raise ValueError(f"--blocks is {text!r}; give whole numbers separated by commas, such as 0,1,7") from None
 
 
 def _print(done: "Pruned", destination: Path, *, as_json: bool) -> None:

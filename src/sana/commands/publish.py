@@ -3,38 +3,41 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from sana.choices import Existing
 from sana.commands.messages import messages
-
-Existing = Literal["refuse", "update", "replace"]
 
 
 def publish(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Pipeline or model folder.")],
-    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Hub repository; made if there is none.")],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Hub repository; created if it does not exist.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show files, sizes and card; upload nothing.")] = False,
     existing: Annotated[
         Existing,
-        typer.Option(help="A repository that holds anything else: refuse, update it (other files stay) or replace it."),
+        typer.Option(help="If the repository holds other files: refuse, update (keep them) or replace them."),
     ] = "refuse",
     tag: Annotated[str | None, typer.Option(help="Name for the new revision, such as v1.0.")] = None,
     licence: Annotated[
-        str | None, typer.Option("--license", help="Licence of the weights: makes a card where there is none.")
+        str | None, typer.Option("--license", help="Licence of the weights; writes a card if there is none.")
     ] = None,
-    licence_name: Annotated[str | None, typer.Option("--license-name", help="Where it is `other`.")] = None,
-    licence_link: Annotated[str | None, typer.Option("--license-link", help="Where it is `other`.")] = None,
-    what: Annotated[str | None, typer.Option(help="A sentence for the card on what the model draws.")] = None,
-    limits: Annotated[str | None, typer.Option(help="What it cannot do, for the card.")] = None,
+    licence_name: Annotated[
+        str | None, typer.Option("--license-name", help="Name of the licence, with --license other.")
+    ] = None,
+    licence_link: Annotated[
+        str | None, typer.Option("--license-link", help="Link to the licence, with --license other.")
+    ] = None,
+    what: Annotated[str | None, typer.Option(help="What the model draws, in a sentence for the card.")] = None,
+    limits: Annotated[str | None, typer.Option(help="What the model cannot do, for the card.")] = None,
     base_model: Annotated[str | None, typer.Option(help="Hub id of the model it was made from, for the card.")] = None,
     training_data: Annotated[str | None, typer.Option(help="What it was trained on, for the card.")] = None,
-    parity: Annotated[Path | None, typer.Option(help="What `sana parity --out` found, for the card.")] = None,
+    parity: Annotated[Path | None, typer.Option(help="File that `sana parity --out` wrote, for the card.")] = None,
     results: Annotated[Path | None, typer.Option(help="Table that `sana evaluate` wrote, for the card.")] = None,
 ) -> None:
-    """Publish a model: nothing is uploaded unless all of it is fit to be."""
+    """Publish a model on the Hub; nothing is uploaded unless every check of it passes."""
     with messages():
         from sana.publishing.card_problems import CARD
         from sana.publishing.publication import inspect_folder
@@ -56,14 +59,13 @@ def publish(
             _check_untold(told)
         else:
             if (folder / CARD).exists():
-                raise ValueError(f"{folder / CARD} is there already: leave --license out, or remove that card")
+                raise ValueError(f"{folder / CARD} already exists: leave --license out, or remove that card")
             from sana.publishing.model_card import render_card
 
             _check_told(base_model, parity, results)
             card = partial(render_card, folder, repo, licence=licence, **told)
         publication = inspect_folder(folder, card=card)
-        if dry_run:
-            print(f"{CARD}:\n\n{publication.card}\n")
+        print(f"{CARD}:\n\n{publication.card}\n")
         for path, size in sorted(publication.sizes.items()):
             print(f"{size:>15,}  {path}")
         print(f"{publication.total:>15,}  bytes in {len(publication.sizes)} files for {repo}")
@@ -79,7 +81,9 @@ def _check_told(base_model: str | None, *files: Path | None) -> None:
         check_hub_id(base_model, name="base_model")
     for path in filter(None, files):
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is no file: give what `sana parity` or `sana evaluate` wrote with --out")
+            raise FileNotFoundError(
+                f"{path} is not a file: give what `sana parity` or `sana evaluate` wrote with --out"
+            )
 
 
 def _check_untold(told: Mapping[str, object]) -> None:

@@ -5,34 +5,35 @@ from typing import Annotated
 
 import typer
 
-from sana.commands.messages import messages, warn_of_skipped
+from sana.commands.messages import RERUN, messages, warn_of_skipped
+from sana.commands.options import DeviceOption, MaxSkippedOption, ProgressOption
 
 
 def rewrite_captions(
-    source: Annotated[Path, typer.Argument(metavar="MANIFEST_OR_FOLDER", help="Whose captions to rewrite.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="The new manifest, in the same folder.")],
+    source: Annotated[Path, typer.Argument(metavar="MANIFEST_OR_FOLDER", help="Captions to rewrite.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="New manifest, in the same folder.")],
     model: Annotated[str, typer.Option(help="Folder or Hub id of a language model.")],
-    forms: Annotated[str, typer.Option(help="Which forms, with commas.")] = "chinese,mixed,emoji",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest caption.")] = 256,
+    forms: Annotated[str, typer.Option(help="Forms to write, separated by commas.")] = "chinese,mixed,emoji",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Largest number of tokens in a caption.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Captions rewritten together.")] = 8,
-    max_skipped: Annotated[float, typer.Option(min=0, max=1, help="Fraction of failures to put up with.")] = 0.01,
-    device: Annotated[str | None, typer.Option(help="Such as cuda, cuda:1 or cpu.")] = None,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    max_skipped: MaxSkippedOption = 0.01,
+    device: DeviceOption = None,
+    progress: ProgressOption = True,
 ) -> None:
-    """Rewrite the captions of a data set. A killed run goes on, and several on one disk share the work."""
-    with messages(goes_on="the same command goes on"):
-        from sana.caption_passes import Labelled, half_on_gpu, run_pass
-        from sana.devices import usable_device
+    """Rewrite the captions of a data set. Rerun to resume; several processes on one disk share the work."""
+    with messages(to_resume=RERUN, progress=progress):
+        from sana.caption_passes import Labelled, run_pass
+        from sana.devices import half_on_gpu, usable_device
         from sana_train.data import FORMS, ImageManifest, TransformersRewriter
         from sana_train.data import rewrite_captions as rewrite
 
-        place, wanted = usable_device(device), forms.split(",")
+        on, wanted = usable_device(device), forms.split(",")
         if unknown := [form for form in wanted if form not in FORMS]:
             raise ValueError(f"--forms is {forms!r}; {unknown[0]!r} is not one of {', '.join(FORMS)}")
 
         def label(manifest: ImageManifest, work: Path) -> Labelled:
             rewriter = TransformersRewriter.from_pretrained(
-                model, dtype=half_on_gpu(place), device=place, max_new_tokens=max_new_tokens
+                model, dtype=half_on_gpu(on), device=on, max_new_tokens=max_new_tokens
             )
             chosen = [form for form in FORMS if form in wanted]
             return rewrite(

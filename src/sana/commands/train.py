@@ -12,6 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sana.commands.messages import messages
+from sana.commands.options import (
+    AllowChangesOption,
+    ChangesOption,
+    DeviceOption,
+    JsonOption,
+    ProgressOption,
+    ResumeOption,
+)
 from sana.commands.training_runs import RESUMED, STOPPED, check_new_run, trainer_errors
 
 if TYPE_CHECKING:
@@ -20,43 +28,32 @@ if TYPE_CHECKING:
 
 def train(
     run: Annotated[Path, typer.Argument(metavar="RUN.toml", help="What to train, on what, and how.")],
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace a setting; may repeat.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
-    ] = False,
-    allow_changes: Annotated[
-        bool, typer.Option("--allow-changes", help="Resume even with settings that change the result.")
-    ] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="First compare every shard with the hash it was written with.")
-    ] = False,
+    changes: ChangesOption = None,
+    resume: ResumeOption = False,
+    allow_changes: AllowChangesOption = False,
+    verify: Annotated[bool, typer.Option("--verify", help="First check the hash of every shard.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print memory, FLOPs and schedule; train nothing.")] = False,
     processes: Annotated[
         int | None, typer.Option(min=1, help="GPUs to plan for; by default WORLD_SIZE if torchrun set it, else 1.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cuda or cpu.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    progress: ProgressOption = True,
 ) -> None:
     """Train a transformer; on several GPUs: torchrun --nproc-per-node 8 --no-python sana train RUN.toml."""
-    with messages(goes_on="" if plan else RESUMED), _logged_warnings():
+    with messages(to_resume="" if plan else RESUMED, progress=progress), _logged_warnings():
         if allow_changes and not resume:
             raise ValueError("--allow-changes is given without --resume: a new run has nothing to differ from")
         from sana.training.cascade import is_cascade
 
         if plan:
             if verify:
-                raise ValueError("--verify is given with --plan, which looks into no shard: leave one out")
+                raise ValueError("--verify is given with --plan, which reads no shard: leave one out")
             _plan(run, changes or (), processes or int(os.environ.get("WORLD_SIZE", 1)), as_json=as_json)
             return
         if processes is not None or as_json:
             raise ValueError("--processes and --json go with --plan; torchrun says how many processes train")
         if not progress:
-            from transformers.utils import logging as transformers_logging
-
-            transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             changes = [*(changes or ()), "train.progress=false"]
         with trainer_errors():
             job = _train_cascade if is_cascade(run) else _train
@@ -85,7 +82,7 @@ def _train(
         trainer = make_trainer(settings, device=usable_device(device), resume=resume, allow_changes=allow_changes)
         with use_kernels(settings.model.kernels):
             finished = trainer.fit()
-    _say(folder / "model" if finished else f"stopped at step {trainer.step:,}: go on with --resume")
+        _say(folder / "model" if finished else f"stopped at step {trainer.step:,}: resume with --resume")
     return finished
 
 
@@ -104,13 +101,15 @@ def _train_cascade(
         for folder in dict.fromkeys(stage.settings.data.shards for stage in cascade.stages) if verify else ():
             verify_folder(folder, progress=cascade.stages[0].settings.train.progress)
         stopped = train_cascade(cascade, device=usable_device(device), resume=resume, allow_changes=allow_changes)
-    last = Path(cascade.stages[-1].settings.train.run_dir)
-    _say(last / "model" if stopped is None else f"stopped in stage {stopped}: go on with --resume")
+        last = Path(cascade.stages[-1].settings.train.run_dir)
+        _say(last / "model" if stopped is None else f"stopped in stage {stopped}: resume with --resume")
     return stopped is None
 
 
 def _say(text: object) -> None:
-    if int(os.environ.get("RANK", 0)) == 0:
+    from sana_train.distributed import rank
+
+    if rank() == 0:
         print(text)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sana.commands.messages import messages
+from sana.commands.options import AllowChangesOption, ChangesOption, DeviceOption, ProgressOption, ResumeOption
 from sana.commands.training_runs import RESUMED, STOPPED, check_new_run, trainer_errors
 
 if TYPE_CHECKING:
@@ -16,20 +17,14 @@ if TYPE_CHECKING:
 
 def train_autoencoder(
     run: Annotated[Path, typer.Argument(metavar="RUN.toml", help="What to train, on what, and how.")],
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace a setting; may repeat.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
-    ] = False,
-    allow_changes: Annotated[
-        bool, typer.Option("--allow-changes", help="Resume even with settings that change the result.")
-    ] = False,
-    device: Annotated[str | None, typer.Option(help="Such as cuda or cpu.")] = None,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    changes: ChangesOption = None,
+    resume: ResumeOption = False,
+    allow_changes: AllowChangesOption = False,
+    device: DeviceOption = None,
+    progress: ProgressOption = True,
 ) -> None:
-    """Train an autoencoder through one of DC-AE's three phases; its model is the init of the next."""
-    with messages(goes_on=RESUMED):
+    """Train an autoencoder through one of DC-AE's three phases; the next phase starts from its model."""
+    with messages(to_resume=RESUMED, progress=progress):
         if allow_changes and not resume:
             raise ValueError("--allow-changes is given without --resume: a new run has nothing to differ from")
         from sana.training.autoencoder_settings import read_autoencoder_run
@@ -48,18 +43,19 @@ def _train(run: "AutoencoderRun", device: str | None, *, resume: bool, allow_cha
     from sana.devices import usable_device
     from sana.training.autoencoder_run import make_autoencoder_trainer, write_scaling_factor
     from sana_train import process_group
+    from sana_train.distributed import rank
 
     folder = Path(run.train.run_dir)
     check_new_run(folder, resume=resume, option="train.run_dir")
-    place = usable_device(device)
+    on = usable_device(device)
     with trainer_errors(), process_group():
-        trainer = make_autoencoder_trainer(run, device=place, resume=resume, allow_changes=allow_changes)
-        finished = trainer.fit()
-    if int(os.environ.get("RANK", 0)) != 0:
+        trainer = make_autoencoder_trainer(run, device=on, resume=resume, allow_changes=allow_changes)
+        finished, is_first = trainer.fit(), rank() == 0
+    if not is_first:
         return finished
     if not finished:
-        print(f"stopped at step {trainer.step:,}: go on with --resume")
+        print(f"stopped at step {trainer.step:,}: resume with --resume")
         return False
-    factor = write_scaling_factor(run, device=place)
+    factor = write_scaling_factor(run, device=on)
     print(f"{folder / 'model'}\nlatents times {factor:g} have a standard deviation of 1")
     return True

@@ -1,17 +1,17 @@
-"""How the commands that train speak of a run: one that is there already, one that is stopped, one that is refused."""
+"""What the commands that train say of a run: one that exists already, one that was stopped, one that is refused."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-RESUMED = "--resume goes on from the newest checkpoint, or starts again if there is none"
+RESUMED = "add --resume to continue from the newest checkpoint, or to start over if there is none"
 STOPPED = 143  # what a shell says of a process that a SIGTERM ended
 
 
 def check_new_run(folder: Path, *, resume: bool, option: str) -> None:
     """Raise ValueError where a new run would go into the folder of another; `option` is what names the folder."""
     if not resume and any(folder.glob("checkpoints/step-*")):
-        raise ValueError(f"{folder} holds a run: add --resume to go on with it, or give another {option}")
+        raise ValueError(f"{folder} holds a run: add --resume to continue it, or give another {option}")
 
 
 @contextmanager

@@ -26,18 +26,18 @@ class Calibration:
         prompts: diverse ones; SANA-1.5 takes 100.
         seed: of the first prompt's picture.
         steps: of the sampler.
-        scale: of guidance.
+        guidance_scale: 1 or less for no guidance.
     """
 
     prompts: tuple[str, ...]
     seed: int
     steps: int
-    scale: float
+    guidance_scale: float
 
     @property
     def description(self) -> dict[str, object]:
         """What a plan's calibration hash is made of."""
-        return {"prompts": list(self.prompts), "seed": self.seed, "steps": self.steps, "scale": self.scale}
+        return {"prompts": list(self.prompts), "seed": self.seed, "steps": self.steps, "scale": self.guidance_scale}
 
 
 class Sample(NamedTuple):
@@ -63,7 +63,7 @@ def read_prompts(path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text file in UTF-8: {error}") from error
+        raise ValueError(f"{path} is not a text file in UTF-8: {error}") from error
     if not any(lines):
         raise ValueError(f"{path} has no prompts: write one per line")
     return [line for line in lines if line]
@@ -72,12 +72,12 @@ def read_prompts(path: Path) -> list[str]:
 def draw_samples(pipeline: SanaPipeline, calibration: Calibration, *, progress: bool = False) -> Iterator[Sample]:
     """Draw every prompt as a call would, without decoding."""
     bar = tqdm(calibration.prompts, desc="pictures", unit=" prompts", disable=not progress)
-    for place, prompt in enumerate(bar):
-        captions, negative = pipeline.encode([prompt], scale=calibration.scale)
+    for index, prompt in enumerate(bar):
+        captions, negative = pipeline.encode([prompt], guidance_scale=calibration.guidance_scale)
         size, _ = pipeline.sizes(None, None)
-        seeds = [calibration.seed + place]
+        seeds = [calibration.seed + index]
         latents = pipeline.denoise(
-            captions, negative, seeds, size=size, steps=calibration.steps, scale=calibration.scale
+            captions, negative, seeds, size=size, steps=calibration.steps, guidance_scale=calibration.guidance_scale
         )
         yield Sample(prompt, captions, latents)
 
@@ -108,7 +108,7 @@ def measure_importance(
             samples.append(sample)
             yield
 
-    guided = calibration.scale > 1 and not pipeline.is_sprint
+    guided = calibration.guidance_scale > 1 and not pipeline.is_sprint
     timesteps = flow_sigmas(calibration.steps, pipeline.facts.flow_shift)[1].tolist()
     importance = block_importance(
         pipeline.transformer.blocks,
@@ -140,22 +140,22 @@ class VelocityError:
     """
 
     def __init__(self, pipeline: SanaPipeline, calibration: Calibration, *, progress: bool = True) -> None:
-        self._scale = calibration.scale
+        self._guidance_scale = calibration.guidance_scale
         self._drawn: list[_Drawn] = []
         size, _ = pipeline.sizes(None, None)
         bar = tqdm(calibration.prompts, desc="reference", unit=" prompts", disable=not progress)
-        for place, prompt in enumerate(bar):
-            captions, negative = pipeline.encode([prompt], scale=self._scale)
+        for index, prompt in enumerate(bar):
+            captions, negative = pipeline.encode([prompt], guidance_scale=self._guidance_scale)
             self._drawn.append(_Drawn(captions, negative, []))
             velocity = self._noting(pipeline.transformer, self._drawn[-1])
-            pipeline.follow(velocity, [calibration.seed + place], size=size, steps=calibration.steps)
+            pipeline.follow(velocity, [calibration.seed + index], size=size, steps=calibration.steps)
 
     @torch.inference_mode()
     def __call__(self, model: SanaTransformer) -> float:
         """The error of a transformer; 0 for the pipeline's own."""
         distances, norms = list[Tensor](), list[Tensor]()
         for captions, negative, passed in self._drawn:
-            guided = guided_velocity(model, captions, negative, scale=self._scale)
+            guided = guided_velocity(model, captions, negative, guidance_scale=self._guidance_scale)
             for x, t, wanted in passed:
                 distances.append((guided(x, t) - wanted).square().sum())
                 norms.append(wanted.square().sum())
@@ -163,7 +163,7 @@ class VelocityError:
         return distance / norm
 
     def _noting(self, model: SanaTransformer, drawn: _Drawn) -> Velocity:
-        guided = guided_velocity(model, drawn.captions, drawn.negative, scale=self._scale)
+        guided = guided_velocity(model, drawn.captions, drawn.negative, guidance_scale=self._guidance_scale)
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             v = guided(x, t)

@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from sana.choices import Selector
 from sana.pipeline import SanaPipeline
 from sana.pruning.calibration import Calibration, VelocityError, measure_importance
 from sana_scale.depth import (
@@ -17,8 +17,6 @@ from sana_scale.depth import (
     without_window,
 )
 from sana_scale.depth.selection import checked_scores
-
-Selector = Literal["importance", "iterative", "leave-one-out", "window", "uniform", "random"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +44,7 @@ class Choice:
         protected = self.protect_head or self.protect_tail
         if protected and (self.selector in ("uniform", "random") or not isinstance(self.keep, int)):
             raise ValueError(
-                "blocks can be protected where they are ranked: not in a list, and not by uniform or random"
+                "blocks can only be protected in a ranking: leave the protection out, or the list, uniform or random"
             )
         if self.selector != "importance" and not isinstance(self.keep, int):
             raise ValueError(f"the blocks are listed and the selector is {self.selector!r}: leave one out")

@@ -21,7 +21,7 @@ from sana.publishing.model_card import PARENT
 from sana.training.settings import RunSettings
 from sana_dit import SanaTransformer
 from sana_scale import BlockImportance, PrunePlan, prune_depth
-from sana_scale.depth import Cost, Stage, apply_plan, forward_cost, write_report
+from sana_scale.depth import Cost, Stage, forward_cost, write_report
 from sana_scale.files import write_json
 
 
@@ -146,7 +146,7 @@ def _pruned(
 ) -> tuple[PrunePlan, BlockImportance | None, list[Sample]]:
     if isinstance(choice, Choice):
         return prune_pipeline(pipeline, choice, calibration, progress=progress)
-    apply_plan(pipeline.transformer, choice)
+    choice.apply(pipeline.transformer)
     return choice, None, []
 
 
@@ -198,7 +198,7 @@ def _forward_cost(pipeline: SanaPipeline) -> Cost:
     model: SanaTransformer = pipeline.transformer
     parameter = next(model.parameters())
     rows, side = 1 if pipeline.is_sprint else 2, model.config.sample_size
-    captions, _ = pipeline.encode([""] * rows, scale=1.0)
+    captions, _ = pipeline.encode([""] * rows, guidance_scale=1.0)
     latents = parameter.new_zeros(rows, model.config.in_channels, side, side)
     timestep = parameter.new_full((rows,), 0.5 if pipeline.is_sprint else 500.0)
     guidance = (parameter.new_ones(rows),) if pipeline.is_sprint else ()

@@ -47,21 +47,21 @@ class DrawnSamples:
         dropped = (torch.rand(len(picked), generator=draw) < CAPTION_DROPOUT).tolist()
         captions = [self._caption(*pair) for pair in zip(picked, dropped, strict=True)]
         return {
-            "latents": torch.cat([self._samples[place].latents for place in picked]),
+            "latents": torch.cat([self._samples[index].latents for index in picked]),
             "caption": torch.cat([caption.embeddings for caption in captions]).float(),
             "caption_mask": torch.cat([caption.mask for caption in captions]),
-            "key": [self._samples[place].prompt for place in picked],
+            "key": [self._samples[index].prompt for index in picked],
         }
 
-    def _caption(self, place: int, dropped: bool) -> Captions:
-        return self._nothing if dropped and self._nothing is not None else self._samples[place].captions
+    def _caption(self, index: int, dropped: bool) -> Captions:
+        return self._nothing if dropped and self._nothing is not None else self._samples[index].captions
 
 
 def empty_caption(pipeline: SanaPipeline) -> Captions:
     """What stands for no caption in guidance: of the model, or of its caption encoder."""
     null: Tensor | None = pipeline.transformer.null_caption
     if null is None:
-        _, negative = pipeline.encode([""], scale=2.0)
+        _, negative = pipeline.encode([""], guidance_scale=2.0)
         assert negative is not None
         return negative
     return Captions(null[None], torch.ones(1, len(null), dtype=torch.bool, device=null.device))
@@ -122,6 +122,8 @@ def recovery_settings(recipe: Path, model: str, run_dir: Path) -> RunSettings:
     settings = settings_of(sections, where=str(recipe))
     if settings.validation or settings.samples:
         raise ValueError(f"{recipe} has [validation] or [samples]: recovery is scored by the report, leave them out")
+    if settings.lora:
+        raise ValueError(f"{recipe} has [lora]: recovery trains the weights that are left, leave it out")
     return settings
 
 
@@ -166,6 +168,6 @@ def _trained(
         remedy = f"remove {config.run_dir} to recover from the beginning"
         raise ValueError(str(error).replace("pass allow_changes=True", remedy)) from error
     if not trainer.fit():
-        raise InterruptedError(f"recovery was stopped: the same call goes on from {config.run_dir}")
+        raise InterruptedError(f"recovery was stopped: repeat the call to resume from {config.run_dir}")
     device = next(student.parameters()).device
     return SanaTransformer.from_pretrained(Path(config.run_dir) / "model", device=device).eval()

@@ -32,7 +32,7 @@ def card_problems(text: str) -> Iterator[str]:
     try:
         data = vars(ModelCard(text, ignore_metadata_errors=False).data)
     except (ValueError, YAMLError) as error:
-        yield f"the header of {CARD} is no YAML: {error}"
+        yield f"the header of {CARD} is not YAML: {error}"
         return
     yield from _licence_problems(data.get("license"))
     if data.get("license") == "other" and not (data.get("license_name") and data.get("license_link")):
@@ -50,7 +50,7 @@ def _licence_problems(licence: object) -> Iterator[str]:
     elif not (isinstance(licence, str) and licence in LICENCES):
         near = get_close_matches(str(licence).lower(), LICENCES, n=1)
         yield (
-            f"{CARD} names the licence {licence!r}, which is none that the Hub knows"
+            f"{CARD} names the licence {licence!r}, which is not one that the Hub knows"
             f"{f' (did you mean {near[0]}?)' if near else ''}: give one of {LICENCE_LIST}, such as apache-2.0 or mit, "
             "or `other` with license_name and license_link"
         )

@@ -41,9 +41,9 @@ def loading_problems(folder: Path, names: set[str]) -> Iterator[str]:
 
 
 def _tokenize(encoder: CaptionEncoder) -> None:
-    """Raises ValueError where the tokenizer is one that takes no captions: it may load and be unable to pad."""
+    """Raises ValueError where the tokenizer cannot encode captions: it may load and be unable to pad."""
     try:
         encoder.tokenize("two red apples left of a cat")
     except Exception as error:  # tokenizers raises bare Exceptions
         told = shorten(str(error), 200, placeholder=" ...")
-        raise ValueError(f"its tokenizer takes no captions ({told}): save it anew, with all its files") from error
+        raise ValueError(f"its tokenizer cannot encode captions ({told}): save it again, with all its files") from error

@@ -7,10 +7,11 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from sana.model_facts import model_facts
-from sana.parity import Parity, weights_hash
+from sana.model_facts import ModelFacts, model_facts
+from sana.parity import STEPS_WITH_A_MIDDLE, Parity, weights_hash
 from sana.pipeline_folder import INDEX, read_json
 from sana.publishing.part_card import render_part_card
+from sana.publishing.stated_facts import only_variant
 from sana.publishing.upload import check_hub_id
 
 PROMPT = "two red apples left of a cat"
@@ -51,47 +52,36 @@ def render_card(
     Raises:
         FileNotFoundError: There is no such folder, it holds no model, or there is no such result file.
         ValueError: A result file is not what it should be, results are given for a model that draws nothing, or
-            base_model is no Hub id.
+            base_model is not a Hub id.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder: give one that save_pretrained wrote")
+        raise FileNotFoundError(f"{folder} is not a folder: give one that save_pretrained wrote")
     if base_model is not None:
         check_hub_id(base_model, name="base_model")
     rows, settings = ([], "") if results is None else _read_results(results)
     parents = _parents(folder)
-    hub_ids = {parent["name"] for parent in parents if str(parent["name"]).count("/") == 1}
-    title = repo.rpartition("/")[2]
-    data = ModelCardData(
-        license=licence,
-        license_name=licence_name,
-        license_link=licence_link,
-        library_name="sana-suite",
-        pipeline_tag="text-to-image",
-        tags=["sana", "diffusers", "text-to-image"],
-        base_model=base_model or (hub_ids.pop() if len(hub_ids) == 1 else None),
-        model_name=title if rows else None,
-        eval_results=[_hub_result(row) for row in rows if row["is_standard"]] or None,
-    )
     lineage = _lineage(parents, base_model)
+    data = _card_data(
+        repo,
+        rows,
+        licence=licence,
+        licence_name=licence_name,
+        licence_link=licence_link,
+        base_model=base_model or _only_parent(parents),
+    )
     if not (folder / INDEX).is_file():
         if results is not None or parity is not None:
-            raise ValueError(f"{folder} is no pipeline: results and parity are of pipelines, leave them out")
+            raise ValueError(f"{folder} is not a pipeline: results and parity belong to pipelines, leave them out")
         told = {"what": what, "limits": limits, "training_data": training_data}
         return render_part_card(folder, repo, header=data, lineage=lineage, **told)
     facts = model_facts(str(folder))
-    index = read_json(folder, INDEX) or {}
-    transformer = facts["components"]["transformer"]
     text = ModelCard.from_template(
         data,
         template_path=str(files("sana") / "model_cards" / "pipeline.md"),
-        title=title,
+        title=_title(repo),
         repo=repo,
         prompt=PROMPT,
-        what=what or f"A Sana pipeline of {facts['parameters']:,} parameters: {transformer['shape']}.",
-        components=_components(facts),
-        gflop=f"{facts['flops_per_picture'] / 1e9:,.0f}",
-        diffusers_class=index.get("_class_name", "SanaPipeline"),
-        diffusers_arguments=_diffusers_arguments(folder, facts),
+        what=what or f"A Sana pipeline of {facts.parameters:,} parameters: {facts.components['transformer'].shape}.",
         lineage=lineage,
         results=rows,
         settings=settings,
@@ -99,27 +89,73 @@ def render_card(
         parity="On these weights it was not measured." if parity is None else _told(parity, folder),
         limits=limits or "Nobody has looked for them yet.",
         licence_text=f"The weights: {licence_name or licence}" + (f", {licence_link}." if licence_link else "."),
-        **{name: facts[name] for name in ("width", "height", "steps", "guidance_scale", "flow_shift", "compat")},
-        dtype=facts["dtype"] or "float32",
+        **_template_values(folder, facts),
     ).content
     return str(text)
 
 
-def _components(facts: dict[str, Any]) -> list[dict[str, str]]:
-    return [
-        {"name": name, "shape": part["shape"], "parameters": f"{part['parameters']:,}"}
-        for name, part in facts["components"].items()
-    ]
+def _title(repo: str) -> str:
+    return repo.rpartition("/")[2]
 
 
-def _diffusers_arguments(folder: Path, facts: dict[str, Any]) -> str:
-    """What diffusers cannot know of a size that is not public, and of captions without the instruction."""
+def _card_data(
+    repo: str,
+    rows: list[dict[str, Any]],
+    *,
+    licence: str,
+    licence_name: str | None,
+    licence_link: str | None,
+    base_model: str | None,
+) -> ModelCardData:
+    """The header of the card: what the Hub itself reads."""
+    return ModelCardData(
+        license=licence,
+        license_name=licence_name,
+        license_link=licence_link,
+        library_name="sana-suite",
+        pipeline_tag="text-to-image",
+        tags=["sana", "diffusers", "text-to-image"],
+        base_model=base_model,
+        model_name=_title(repo) if rows else None,
+        eval_results=[_hub_result(row) for row in rows if row["is_standard"]] or None,
+    )
+
+
+def _template_values(folder: Path, facts: ModelFacts) -> dict[str, Any]:
+    """What the files of a pipeline fill into the text of its card."""
+    diffusers_class = (read_json(folder, INDEX) or {}).get("_class_name", "SanaPipeline")
+    return {
+        "components": facts.components,
+        "width": facts.width,
+        "height": facts.height,
+        "steps": facts.steps,
+        "guidance_scale": facts.guidance_scale,
+        "flow_shift": facts.flow_shift,
+        "compat": facts.compat,
+        "dtype": facts.dtype or "float32",
+        "gflop": f"{facts.flops_per_image / 1e9:,.0f}",
+        "variant": only_variant(folder),
+        "diffusers_class": diffusers_class,
+        "diffusers_arguments": _diffusers_arguments(facts, sprint=diffusers_class == "SanaSprintPipeline"),
+    }
+
+
+def _diffusers_arguments(facts: ModelFacts, *, sprint: bool) -> str:
+    """What diffusers cannot know: a size or number of steps that is not public, captions without the instruction."""
     arguments = ""
-    if facts["bins"] is None:
-        arguments += f", height={facts['height']}, width={facts['width']}, use_resolution_binning=False"
-    if not facts["chi"]:
+    if facts.bins is None:
+        arguments += f", height={facts.height}, width={facts.width}, use_resolution_binning=False"
+    if not facts.chi:
         arguments += ", complex_human_instruction=None"
-    return arguments + f", num_inference_steps={facts['steps']}, guidance_scale={facts['guidance_scale']}"
+    if sprint and facts.steps != STEPS_WITH_A_MIDDLE:
+        arguments += ", intermediate_timesteps=None"
+    return arguments + f", num_inference_steps={facts.steps}, guidance_scale={facts.guidance_scale}"
+
+
+def _only_parent(parents: list[dict[str, str | None]]) -> str | None:
+    """The Hub id that the plans name, where they name one alone."""
+    hub_ids = {parent["name"] for parent in parents if str(parent["name"]).count("/") == 1}
+    return hub_ids.pop() if len(hub_ids) == 1 else None
 
 
 def _parents(folder: Path) -> list[dict[str, str | None]]:
@@ -152,14 +188,16 @@ def _linked(model: str) -> str:
 def _read_results(path: Path) -> tuple[list[dict[str, Any]], str]:
     """Rows of name and value from a table of tasks, and the settings in words.
 
-    The mean of some tasks only is named so, and is none of the benchmark's standard results.
+    The mean of some tasks only is named so, and is not one of the benchmark's standard results.
     """
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         tasks = {str(task): float(score) for task, score in table["tasks"].items()}
         overall, absent = float(table["overall"]), list(table.get("tasks_absent") or [])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no table of results ({error!r}): give what `sana evaluate --out` wrote") from error
+        raise ValueError(
+            f"{path} is not a table of results ({error!r}): give what `sana evaluate --out` wrote"
+        ) from error
     settings = {key: value for key, value in (table.get("settings") or {}).items() if value is not None}
     name = table.get("benchmark", "GenEval")
     heading = f"mean of {len(tasks)} of {len(tasks) + len(absent)} tasks, no {name} score" if absent else "overall"

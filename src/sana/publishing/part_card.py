@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 
 from sana.pipeline_folder import read_json
+from sana.publishing.stated_facts import only_variant
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +42,7 @@ _KINDS = {
         in_diffusers="AutoencoderDC",
     ),
     "VILAForCausalLM": PartKind(
-        what="A judge of how well a picture shows its prompt",
+        what="A judge of how well an image shows its prompt",
         task="image-text-to-text",
         library="sana_judge",
         name="VILAJudge",
@@ -59,7 +60,7 @@ def render_part_card(
     training_data: str | None,
     lineage: list[str],
 ) -> str:
-    """Returns the text of the card of a model that is no pipeline.
+    """Returns the text of the card of a model that is not a pipeline.
 
     Args:
         folder: As the model's `save_pretrained` writes it.
@@ -92,6 +93,7 @@ def render_part_card(
         title=repo.rpartition("/")[2],
         repo=repo,
         kind=kind,
+        variant=only_variant(folder),
         what=what or f"{kind.what}, {_parameters(folder):,} parameters.",
         lineage=lineage,
         training_data=training_data,

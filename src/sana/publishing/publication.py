@@ -56,7 +56,7 @@ def inspect_folder(folder: Path, *, card: str | Callable[[], str] | None = None)
             the Hub knows, without text or with unfilled fields.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder: give one that save_pretrained wrote")
+        raise FileNotFoundError(f"{folder} is not a folder: give one that save_pretrained wrote")
     if not any((folder / name).is_file() for name in ("model_index.json", "config.json")):
         raise FileNotFoundError(f"{folder} has neither model_index.json nor config.json: it holds no model")
     paths = sorted(path for path in folder.rglob("*") if _is_published(path, folder))
@@ -94,17 +94,17 @@ def _file_problems(path: Path, folder: Path) -> Iterator[str]:
     elif suffix in PICKLES:
         yield f"{name} may run code when it is loaded: save weights as safetensors, or move it out of the folder"
     elif suffix == ".py":
-        yield f"{name} is code: nothing that a model brings along is executed, so leave it out"
+        yield f"{name} is code: no code that comes with a model is executed, so leave it out"
     elif suffix in UNFINISHED:
         yield f"{name} looks unfinished: finish writing it, or remove it"
     elif suffix not in PUBLISHED and path.name.upper() not in LEGAL:
-        yield f"{name} is nothing that a model needs ({', '.join(PUBLISHED)}): move it out of the folder"
+        yield f"{name} is not a file that a model needs ({', '.join(PUBLISHED)}): move it out of the folder"
     elif suffix == ".safetensors":
         yield from _weight_problems(path, name)
     elif suffix in _BEGINNINGS:
         with path.open("rb") as file:
             if file.read(len(_BEGINNINGS[suffix])) != _BEGINNINGS[suffix]:
-                yield f"{name} is no {suffix} file, whatever it is called: write it again, or remove it"
+                yield f"{name} is not a {suffix} file, whatever it is called: write it again, or remove it"
     else:
         yield from _text_problems(path, name)
 
@@ -114,14 +114,14 @@ def _text_problems(path: Path, name: str) -> Iterator[str]:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix.lower() == ".json" else {}
     except UnicodeDecodeError as error:
-        yield f"{name} is no UTF-8 text ({error}): save it as UTF-8, or remove it"
+        yield f"{name} is not UTF-8 text ({error}): save it as UTF-8, or remove it"
     except ValueError as error:
-        yield f"{name} is no JSON ({error}): write it again, or remove it"
+        yield f"{name} is not JSON ({error}): write it again, or remove it"
     else:
         if not isinstance(values, dict) and name.endswith(("config.json", "index.json")):
             yield f"{name} holds a {type(values).__name__}, not an object: write it again"
         elif isinstance(values, dict) and "auto_map" in values:
-            yield f"{name} names code to run (auto_map): nothing that a model brings along is executed, so leave it out"
+            yield f"{name} names code to run (auto_map): no code that comes with a model is executed, so leave it out"
 
 
 def _weight_problems(path: Path, name: str) -> Iterator[str]:

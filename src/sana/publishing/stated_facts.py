@@ -1,6 +1,7 @@
 """What a model's files state without being loaded: the dtype of its weights, and the licence on its card."""
 
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from sana.publishing.card_problems import CARD
 
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
+_SHARD = r"(?:-\d{5}-of-\d{5})?"
+_NAME = re.compile(rf"(?:diffusion_pytorch_)?model{_SHARD}(?:\.(?P<variant>\w+))?{_SHARD}\.safetensors")
 
 
 def weights_dtype(repo_or_dir: str | Path, part: str, revision: str | None = None) -> str | None:
@@ -26,6 +29,15 @@ def weights_dtype(repo_or_dir: str | Path, part: str, revision: str | None = Non
         return None
     most = counts.most_common(1)[0][0]
     return _DTYPES.get(most, most)
+
+
+def only_variant(folder: Path) -> str | None:
+    """Returns what diffusers has to be told where a part's weights are there as a variant alone, such as "fp16"."""
+    variants: dict[Path, set[str | None]] = {}
+    for path in sorted(folder.rglob("*.safetensors")):
+        if match := _NAME.fullmatch(path.name):
+            variants.setdefault(path.parent, set()).add(match["variant"])
+    return next((min(filter(None, found)) for found in variants.values() if None not in found), None)
 
 
 def stated_licence(repo_or_dir: str | Path, revision: str | None = None) -> str | None:

@@ -6,18 +6,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import file_digest, sha1
 from pathlib import Path, PurePosixPath
-from typing import Literal, get_args
+from typing import get_args
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # documented, not marked as exported
 
+from sana.choices import Existing
 from sana.pipeline_folder import INDEX
 from sana.publishing.card_problems import CARD
 from sana.publishing.publication import PICKLES, Publication
 
-Existing = Literal["refuse", "update", "replace"]
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin.index.json", ".h5", ".msgpack", *PICKLES)
 
 
@@ -47,17 +47,17 @@ def publish(
         token: Of the Hub; None is the one that `hf auth login` stored or HF_TOKEN names.
 
     Raises:
-        ValueError: The name is no Hub id, the tag is taken, private is asked of a public repository, a part is to
+        ValueError: The name is not a Hub id, the tag is taken, private is asked of a public repository, a part is to
             update a whole pipeline, or the repository holds other files, or others by these names, and existing is
             "refuse".
-        PermissionError: The Hub does not let this token write there.
+        PermissionError: No token is set, or the Hub does not let it write there.
         OSError: The Hub cannot be reached.
     """
     if existing not in get_args(Existing):
         raise ValueError(f"existing is {existing!r}; it must be one of {', '.join(get_args(Existing))}")
     check_hub_id(repo)
     api = HfApi(token=token)
-    with _trouble_told(repo, "was not published"):
+    with _trouble_told(repo, "was not published", token):
         api.create_repo(repo, private=private, exist_ok=True)
         there = _look(api, repo)
         if private and not there.private:
@@ -65,11 +65,11 @@ def publish(
                 f"{repo} is public: make it private in its settings if it is yours, or publish under another name"
             )
         if tag in there.tags:
-            raise ValueError(f"{repo} has a tag {tag} already: give another name, or delete that tag first")
+            raise ValueError(f"{repo} already has a tag {tag}: give another name, or delete that tag first")
         removed = _removed(there, publication, existing, repo)
         commit = _upload(api, repo, publication, removed, message=message, parent=there.commit)
     if tag is not None:
-        with _trouble_told(repo, f"is published, but its revision {commit.oid} has no tag"):
+        with _trouble_told(repo, f"is published, but its revision {commit.oid} has no tag", token):
             api.create_tag(repo, tag=tag, revision=commit.oid)
     return str(commit.commit_url)
 
@@ -82,7 +82,7 @@ def check_hub_id(repo: str, *, name: str = "repo") -> None:
 
 
 @contextmanager
-def _trouble_told(repo: str, what: str) -> Iterator[None]:
+def _trouble_told(repo: str, what: str, token: str | None) -> Iterator[None]:
     try:
         yield
     except ValueError:
@@ -91,6 +91,10 @@ def _trouble_told(repo: str, what: str) -> Iterator[None]:
         status = (
             error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
         )
+        if status in (401, 403) and token is None and get_token() is None:
+            raise PermissionError(
+                f"no token is set, and {repo} cannot be written without one: `hf auth login`"
+            ) from error
         if status in (401, 403):
             raise PermissionError(
                 f"the Hub does not let this token write to {repo}: log in with `hf auth login` with a token that may"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
@@ -26,6 +25,7 @@ from sana_ae.training import (
     recompute_blocks,
 )
 from sana_train import Trainer
+from sana_train.distributed import rank
 
 VGG16 = "https://download.pytorch.org/models/vgg16-397923af.pth"
 HEADS = "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/vgg.pth"
@@ -82,8 +82,8 @@ def training_images(run: AutoencoderRun) -> ImageFolder:
 def make_autoencoder(settings: AutoencoderSettings) -> DCAE:
     """The autoencoder from its checkpoint, in fp32, or with random weights."""
     if settings.init is not None:
-        place, revision = locate(settings.init)
-        return DCAE.from_pretrained(place, revision=revision, dtype=torch.float32)
+        source, revision = locate(settings.init)
+        return DCAE.from_pretrained(source, revision=revision, dtype=torch.float32)
     assert settings.config is not None
     return DCAE(settings.config)
 
@@ -118,7 +118,7 @@ class ReconstructionSamples:
         device = next(model.parameters()).device
         originals = [as_images(image.to(device)) for image in torch.split(self.images, 1)]
         decoded = [model(image).decoded.float() for image in originals]
-        if dist.is_initialized() and dist.get_rank() != 0:
+        if rank() != 0:
             return
         sheet = torch.cat([torch.cat(originals, dim=3), torch.cat(decoded, dim=3)], dim=2)
         save_png(to_pil(sheet)[0], folder / "reconstructions.png", {"images": len(originals)})

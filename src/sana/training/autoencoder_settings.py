@@ -55,7 +55,7 @@ class ImageSettings:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or not 0 <= self.max_bad <= 1:
             raise ValueError(
-                f"batch_size is {self.batch_size} and max_bad {self.max_bad}; at least 1, and a share of 0 to 1"
+                f"batch_size is {self.batch_size} and max_bad {self.max_bad}; they must be at least 1 and from 0 to 1"
             )
 
 

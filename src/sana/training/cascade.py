@@ -58,7 +58,7 @@ def read_cascade(path: str | Path, changes: Sequence[str] = ()) -> Cascade:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no cascade, stages have no name or the same, or the settings of one are wrong; says which.
+        ValueError: it is not a cascade, stages have no name or the same, or the settings of one are wrong; says which.
     """
     shared = read_toml(path)
     given, cascade = shared.pop(STAGES, None), shared.pop("cascade", None)
@@ -73,16 +73,18 @@ def read_cascade(path: str | Path, changes: Sequence[str] = ()) -> Cascade:
         _apply(change, cascade, shared, own)
     run_dir = Path(fill(CascadeSettings, cascade, where="[cascade]").run_dir)
     stages: list[Stage] = []
-    for place, (name, stage) in enumerate(own.items(), 1):
+    for number, (name, stage) in enumerate(own.items(), 1):
         where = f"{path}, stage {name}:"
         sections = _merged(shared, stage)
         try:
+            if "lora" in sections:
+                raise ValueError("has [lora], which trains one adapter in a run of its own: leave it out of a cascade")
             if stages:
                 _check_no_growth(stage)
                 sections.pop("growth", None)
                 before = Path(stages[-1].settings.train.run_dir)
                 sections["model"] = _going_on(sections.get("model", {}), stage.get("model", {}), before / "model")
-            sections["train"] = _placed(sections.get("train", {}), run_dir / f"{place}-{name}")
+            sections["train"] = _placed(sections.get("train", {}), run_dir / f"{number}-{name}")
             stages.append(Stage(name, settings_of(sections, where=where)))
         except ValueError as error:
             raise ValueError(str(error) if str(error).startswith(where) else f"{where} {error}") from error
@@ -102,12 +104,12 @@ def planned(cascade: Cascade) -> list[Stage]:
 
 def _names(stages: Sequence[Any], path: str) -> list[str]:
     names: list[str] = []
-    for place, stage in enumerate(stages, 1):
+    for number, stage in enumerate(stages, 1):
         name = stage.get("name") if isinstance(stage, dict) else None
         if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
-            raise ValueError(f"{path} has {name!r} as the name of stage {place}; give letters, digits, - and _")
+            raise ValueError(f"{path} has {name!r} as the name of stage {number}; give letters, digits, - and _")
         if name in _SECTIONS:
-            raise ValueError(f"{path} has {name!r} as the name of stage {place}, which is a section: give another")
+            raise ValueError(f"{path} has {name!r} as the name of stage {number}, which is a section: give another")
         names.append(name)
     if len(set(names)) < len(names):
         raise ValueError(f"{path} has stages {', '.join(names)}; no two may have one name")
@@ -153,7 +155,7 @@ def _going_on(section: Section, own: Section, model: Path) -> Section:
     """[model] of a stage that takes up the weights of the one before."""
     if wrong := [key for key in own if key not in ("weights", "kernels", *POSITIONS)]:
         raise ValueError(
-            f"[model] has {', '.join(wrong)}; it goes on from the stage before, so only weights, "
+            f"[model] has {', '.join(wrong)}; it continues the stage before, so only weights, "
             f"kernels, {' and '.join(POSITIONS)} may be given"
         )
     kept = {key: value for key, value in own.items() if key in POSITIONS}

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from sana.kernels import use_kernels
 from sana.training.cascade import Cascade, Stage
 from sana.training.run import make_trainer
 from sana_scale.files import write_json
 from sana_train import CheckpointError
+from sana_train.distributed import rank
 
 FINISHED = "finished.json"
 
@@ -31,13 +31,13 @@ def train_cascade(
     """
     if not resume and any(cascade.run_dir.glob("*/checkpoints/step-*")):
         raise CheckpointError(
-            f"{cascade.run_dir} holds a cascade: go on with --resume, or give another cascade.run_dir"
+            f"{cascade.run_dir} holds a cascade: resume it with --resume, or give another cascade.run_dir"
         )
     left = [stage for stage in cascade.stages if not _is_finished(stage, allow_changes=allow_changes)]
     for stage in left:
         if not _train(stage, device, allow_changes=allow_changes):
             return stage.name
-        if not dist.is_initialized() or dist.get_rank() == 0:
+        if rank() == 0:
             record = {"train": stage.settings.train.as_json()} | _deciding(stage)
             write_json(Path(stage.settings.train.run_dir) / FINISHED, record)
         gc.collect()  # the trainer's cycles hold the stage's weights
@@ -64,7 +64,7 @@ def _is_finished(stage: Stage, *, allow_changes: bool) -> bool:
             changes.append(f"[{name}] {then.get(name)} -> {now.get(name)}")
     if changes and not allow_changes:
         raise CheckpointError(
-            f"stage {stage.name} is finished and was trained otherwise ({', '.join(changes)}): use the same settings, "
+            f"stage {stage.name} is finished and was trained with other settings ({', '.join(changes)}): use the same, "
             "pass allow_changes=True to keep it as it is, or give another cascade.run_dir"
         )
     return True

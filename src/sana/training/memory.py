@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from sana.training.lora import make_lora
+from sana.training.settings import LoraSettings
 from sana_dit import SanaConfig, SanaTransformer
 from sana_train import TrainConfig
 from sana_train.preparation import prepare
@@ -29,14 +31,16 @@ class StepShape:
     tokens: int
 
 
-def activation_bytes(config: SanaConfig, shape: StepShape, *, train: TrainConfig, dtype: torch.dtype) -> int:
+def activation_bytes(
+    config: SanaConfig, shape: StepShape, *, train: TrainConfig, dtype: torch.dtype, lora: LoraSettings | None = None
+) -> int:
     """The most that one forward and backward pass holds beside weights, gradients and optimizer state.
 
     Counts what autograd keeps, what is thrown away on the way, the bf16 copies of fp32 weights under autocast, and
     the one gradient that is being made. PyTorch's own operations are counted: fused kernels hold less. Models of two
     and three blocks are run; each block more adds as much as the third does.
     """
-    two, three = (_peaks(replace(config, num_layers=depth), shape, train, dtype) for depth in (2, 3))
+    two, three = (_peaks(replace(config, num_layers=depth), shape, train, dtype, lora) for depth in (2, 3))
     blocks = config.num_layers - 2
     return max(least + blocks * (more - least) for least, more in zip(two, three, strict=True))
 
@@ -51,14 +55,18 @@ def forward_flops(config: SanaConfig, shape: StepShape) -> int:
     return int(counter.get_total_flops())
 
 
-def _peaks(config: SanaConfig, shape: StepShape, train: TrainConfig, dtype: torch.dtype) -> tuple[int, int]:
+def _peaks(
+    config: SanaConfig, shape: StepShape, train: TrainConfig, dtype: torch.dtype, lora: LoraSettings | None = None
+) -> tuple[int, int]:
     """The most bytes live in the forward pass, and in the backward pass."""
     with torch.device("meta"):
         model = SanaTransformer(config).to(dtype)
+        if lora:
+            make_lora(model, lora, seed=0)
     with FakeTensorMode():
-        _replace_parameters(model, lambda p: nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="cpu")))
+        _replace_parameters(model, _blank)
         prepare(model, replace(train, compile=False))
-        for parameter in model.parameters():
+        for parameter in filter(lambda p: p.requires_grad, model.parameters()):
             parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
         inputs = _inputs(config, shape)
         with _LiveBytes([*model.parameters(), *inputs]) as live:
@@ -79,6 +87,10 @@ def _replace_parameters(model: nn.Module, make: Callable[[nn.Parameter], nn.Para
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             setattr(module, name, make(parameter))
+
+
+def _blank(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu"), parameter.requires_grad)
 
 
 def _drop_gradient(parameter: Tensor) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from sana.training.lora import make_lora
 from sana.training.memory import StepShape, activation_bytes, forward_flops
 from sana.training.model import DTYPES, model_config
 from sana.training.run import check_data, samples_per_pass, training_data
@@ -14,15 +15,17 @@ from sana.training.settings import (
     CAME8bitSettings,
     CAMESettings,
     GrowthSettings,
+    LoraSettings,
     OptimizerSettings,
     RunSettings,
 )
-from sana_dit import SanaConfig, SanaTransformer
+from sana_dit import SanaConfig, SanaTransformer, TrainableLora
 from sana_train import LatentShards, TrainConfig
 from sana_train.came.memory import optimizer_state_bytes
 
 CAPTION_TOKENS = 300  # where there is no data to ask
 FP32 = 4
+MOST_IN_BF16 = 128  # micro-batches: 256 alike add up to a sum that takes no more, and 1024 lose half of the gradient
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,11 +71,15 @@ def plan_training(settings: RunSettings, *, processes: int = 1) -> TrainingPlan:
     )
     with torch.device("meta"):
         model = SanaTransformer(config).to(DTYPES[settings.model.weights])
-    average = 0 if train.ema_decay is None else FP32 * _count(model) // processes
-    memory = _memory(settings, model, shape, processes=processes)
-    passes = 4 if train.activation_checkpointing else 3  # a backward pass costs two forward ones
+        parameters = _count(model)
+        lora = make_lora(model, settings.lora, seed=train.seed) if settings.lora else None
+    shards = train.shard_over or processes
+    average = 0 if train.ema_decay is None else FP32 * _count(lora or model) // shards
+    memory = _memory(settings, model, lora, shape, processes=shards)
+    # A backward pass costs two forward ones, and one where weights need no gradients.
+    passes = (2 if lora else 3) + train.activation_checkpointing
     return TrainingPlan(
-        parameters=_count(model),
+        parameters=parameters,
         memory=memory if train.ema_offload else memory | {"weight average": average},
         offloaded=average if train.ema_offload else 0,
         flops_per_image=passes * forward_flops(config, shape),
@@ -87,7 +94,8 @@ def plan_training(settings: RunSettings, *, processes: int = 1) -> TrainingPlan:
             "data": _data_line(settings, data) if data else str(missing),
             "run": _run_line(train),
         }
-        | ({"growth": _growth_line(settings.growth)} if settings.growth else {}),
+        | ({"growth": _growth_line(settings.growth)} if settings.growth else {})
+        | ({"lora": _lora_line(settings.lora, lora)} if settings.lora and lora else {}),
         warnings=tuple(_warnings(settings)),
     )
 
@@ -106,16 +114,21 @@ def describe_schedule(train: TrainConfig, lr: float) -> str:
     return ", ".join(parts)
 
 
-def _memory(settings: RunSettings, model: SanaTransformer, shape: StepShape, *, processes: int) -> dict[str, int]:
+def _memory(
+    settings: RunSettings, model: SanaTransformer, lora: TrainableLora | None, shape: StepShape, *, processes: int
+) -> dict[str, int]:
     train, dtype = settings.train, DTYPES[settings.model.weights]
-    weights = _count(model) * dtype.itemsize
+    weights = sum(weight.nbytes for weight in (lora or model).parameters())
+    frozen = sum(weight.nbytes for weight in model.parameters() if not weight.requires_grad)
     memory = {
-        "weights": weights // processes,
+        "weights": frozen + weights // processes,
         "gradients": 0 if train.step_in_backward else weights // processes,
-        "optimizer state": optimizer_bytes(model, settings.optimizer) // processes,
-        "activations, at most": activation_bytes(model.config, shape, train=train, dtype=dtype),
+        "optimizer state": optimizer_bytes(lora or model, settings.optimizer) // processes,
+        "activations, at most": activation_bytes(model.config, shape, train=train, dtype=dtype, lora=settings.lora),
     }
-    if processes > 1:  # this block and the next one whole, and the gradients of one
+    if processes > 1 and lora:
+        memory["adapter gathered from the other GPUs"] = weights
+    elif processes > 1:  # this block and the next one whole, and the gradients of one
         memory["blocks gathered from the other GPUs"] = 3 * _count(model.blocks[0]) * dtype.itemsize
     return memory
 
@@ -170,6 +183,12 @@ def _growth_line(growth: GrowthSettings) -> str:
     return f"new blocks of {growth.plan} warmed up over {growth.warmup_steps:,} steps{alone}"
 
 
+def _lora_line(settings: LoraSettings, lora: TrainableLora) -> str:
+    alpha = settings.rank if settings.alpha is None else settings.alpha
+    size = f"{_count(lora):,} parameters in {len(lora.factors)} layers"
+    return f"rank {settings.rank}, alpha {alpha:g}: {size}, beside frozen weights"
+
+
 def _run_line(train: TrainConfig) -> str:
     every = {"checkpoint": train.checkpoint_every, "validation": train.validate_every, "samples": train.sample_every}
     parts = [f"{name} every {steps:,}" for name, steps in every.items() if steps]
@@ -183,8 +202,14 @@ def _warnings(settings: RunSettings) -> list[str]:
             "CAME's first step moves weights by 11 times the learning rate: set [train] warmup_steps to some hundreds, "
             "or [optimizer] bias_correction = true"
         )
+    bf16 = settings.model.weights == "bf16" and settings.lora is None  # what is trained: factors are in fp32
+    if bf16 and settings.train.accumulate > MOST_IN_BF16:
+        found.append(
+            f"bf16 weights with accumulate {settings.train.accumulate}: gradients add up in bf16, which loses what is "
+            f'below 1/256 of the sum; set [train] accumulate to at most {MOST_IN_BF16}, or [model] weights = "fp32"'
+        )
     rounds = isinstance(optimizer, AdamWSettings) or not optimizer.stochastic_rounding
-    if settings.model.weights == "bf16" and rounds:
+    if bf16 and rounds:
         found.append(
             "bf16 weights take no update below 1/256 of their own size unless it is rounded stochastically: set "
             '[optimizer] stochastic_rounding = true (came, came8bit), or [model] weights = "fp32"'

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from sana.catalog import locate
+from sana.devices import half_on_gpu
 from sana.growing_runs import grown_optimizer, growth_facts
+from sana.training.lora import lora_facts, make_lora, prepare_blocks
 from sana.training.model import make_model, model_config
 from sana.training.optimizer import make_optimizer
 from sana.training.samples import TrainingSamples
@@ -19,6 +20,7 @@ from sana.training.shard_stamps import proved_stamps, stamps
 from sana_ae import DCAE
 from sana_dit import CaptionEncoder, SanaConfig, SanaTransformer
 from sana_train import FlowMatching, FlowValidation, LatentShards, Trainer
+from sana_train.distributed import world_size
 
 
 def make_trainer(
@@ -39,7 +41,7 @@ def make_trainer(
             for dropped ones is missing.
         CheckpointError: the run cannot be resumed with these settings.
     """
-    samples_per_pass(settings, dist.get_world_size() if dist.is_initialized() else 1)
+    samples_per_pass(settings, world_size())
     data = training_data(settings)
     check_data(data, model_config(settings.model), settings.data.shards)
     model = make_model(settings.model, seed=settings.train.seed, device=device)
@@ -47,11 +49,15 @@ def make_trainer(
     objective = make_objective(settings, model, encoder, tokens=data.caption_shape[0])
     make = Trainer.start_or_resume if resume else Trainer
     options = {"allow_changes": allow_changes} if resume else {}
+    trained: nn.Module = model
+    if settings.lora is not None:
+        trained = make_lora(model, settings.lora, seed=settings.train.seed)
+        prepare_blocks(model, settings.train)
     known = stamps(data)
     if resume and not allow_changes:
         known = proved_stamps(data, Path(settings.train.run_dir), progress=settings.train.progress)
     return make(
-        model,
+        trained,
         objective,
         lambda prepared: grown_optimizer(
             make_optimizer(prepared, settings.optimizer, seed=settings.train.seed), prepared, settings.growth
@@ -60,7 +66,10 @@ def make_trainer(
         settings.train,
         validation=_validation(settings, model.config, objective),
         sample=_samples(settings, model, encoder, device),
-        settings=fixed_settings(settings, data) | growth_facts(settings.growth) | {"shard_stamps": known},
+        settings=fixed_settings(settings, data)
+        | growth_facts(settings.growth)
+        | lora_facts(settings.lora, model)
+        | {"shard_stamps": known},
         **options,
     )
 
@@ -153,8 +162,8 @@ def _caption_encoder(settings: RunSettings, model: SanaTransformer) -> CaptionEn
     if settings.captions is None:
         return None
     needed = settings.samples is not None or (settings.objective.caption_dropout > 0 and model.null_caption is None)
-    place, revision = locate(settings.captions.checkpoint)
-    return CaptionEncoder.from_pretrained(place, revision=revision) if needed else None
+    source, revision = locate(settings.captions.checkpoint)
+    return CaptionEncoder.from_pretrained(source, revision=revision) if needed else None
 
 
 def _validation(settings: RunSettings, config: SanaConfig, objective: FlowMatching) -> FlowValidation | None:
@@ -176,9 +185,9 @@ def _samples(
         return None
     assert settings.autoencoder is not None
     assert encoder is not None
-    half = torch.bfloat16 if device.type == "cuda" else torch.float32
-    place, revision = locate(settings.autoencoder.checkpoint)
-    autoencoder = DCAE.from_pretrained(place, subfolder="vae", revision=revision, dtype=half, device=device)
+    source, revision = locate(settings.autoencoder.checkpoint)
+    dtype = half_on_gpu(device)
+    autoencoder = DCAE.from_pretrained(source, subfolder="vae", revision=revision, dtype=dtype, device=device)
     return TrainingSamples(
         settings.samples,
         autoencoder.eval(),

@@ -21,7 +21,7 @@ def read_run_file(path: str | Path, changes: Sequence[str] = ()) -> dict[str, Se
     Args:
         path: a TOML file.
         changes: settings that replace those of the file, each as "section.key=value" with the value as in TOML; what
-            is no TOML value is taken for a text, so quotes may be left out.
+            is not a TOML value is taken for a string, so quotes may be left out.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -100,7 +100,7 @@ def check_sections(sections: Mapping[str, Section], run: type, *, needed: Sequen
     known = [f"[{field.name}]" for field in fields(run)]
     for name in sections:
         if f"[{name}]" not in known:
-            raise ValueError(f"{where} has a section [{name}]; known are {', '.join(known)}")
+            raise ValueError(f"{where} has a section [{name}]; it must be one of {', '.join(known)}")
     if missing := [f"[{name}]" for name in needed if name not in sections]:
         raise ValueError(f"{where} lacks {', '.join(missing)}: a run needs each of them")
 
@@ -161,14 +161,14 @@ def _wanted(hint: Any) -> str:
     if origin is tuple:
         count = "a list" if arguments[-1] is ... else f"a list of {len(arguments)}"
         return f"{count}, each {_wanted(arguments[0])}"
-    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text in quotes"}
+    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a string in quotes"}
     return words[hint]
 
 
 def parsed_change(change: str) -> tuple[str, str, Any]:
     """ "section.key=value" as its three parts, the value being TOML or else a text without quotes."""
-    place, equals, text = change.partition("=")
-    section, dot, key = place.strip().partition(".")
+    name, equals, text = change.partition("=")
+    section, dot, key = name.strip().partition(".")
     if not (equals and dot and section and key):
         raise ValueError(f"--set is {change!r}; give section.key=value, such as train.steps=1000")
     try:

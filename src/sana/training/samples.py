@@ -4,12 +4,22 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from sana.pixels import to_pil
 from sana.png import save_png
 from sana.training.settings import SampleSettings
 from sana_ae import DCAE
-from sana_dit import CaptionEncoder, Captions, SanaTransformer, flow_dpm_solver, guided_velocity, seeded_noise
+from sana_dit import (
+    CaptionEncoder,
+    Captions,
+    SanaTransformer,
+    TrainableLora,
+    flow_dpm_solver,
+    guided_velocity,
+    seeded_noise,
+)
+from sana_train.distributed import rank
 
 
 class TrainingSamples:
@@ -46,17 +56,17 @@ class TrainingSamples:
     @torch.no_grad()  # not inference_mode: what FSDP gathers within it cannot be trained on afterwards
     def __call__(self, model: nn.Module, folder: Path) -> None:
         """Write one PNG per prompt into `folder`, with its prompt, seed and settings inside."""
-        assert isinstance(model, SanaTransformer)
+        model = _transformer(model)
         device = next(self.autoencoder.parameters()).device
         captions = Captions(*(tensor.to(device) for tensor in self.captions))
         negative = None if self.negative is None else Captions(*(tensor.to(device) for tensor in self.negative))
         config, seeds = model.config, range(self.settings.seed, self.settings.seed + len(self.settings.prompts))
         noise = seeded_noise(seeds, (config.in_channels, config.sample_size, config.sample_size)).to(device)
-        velocity = guided_velocity(model, captions, negative, scale=self.settings.guidance_scale)
+        velocity = guided_velocity(model, captions, negative, guidance_scale=self.settings.guidance_scale)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             latents = flow_dpm_solver(velocity, noise, steps=self.settings.steps, shift=self.shift)
         images = self._decoded(latents)
-        if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
+        if rank() != 0:
             return
         for seed, prompt, picture in zip(seeds, self.settings.prompts, to_pil(images), strict=True):
             record = {"prompt": prompt, "seed": seed, "steps": self.settings.steps}
@@ -66,3 +76,13 @@ class TrainingSamples:
         dtype = next(self.autoencoder.parameters()).dtype
         scaled = (latents / self.autoencoder.config.scaling_factor).to(dtype)
         return torch.cat([self.autoencoder.decode(one[None]).float() for one in scaled])
+
+
+def _transformer(model: nn.Module) -> SanaTransformer:
+    """The transformer in training, or the one beside which an adapter is; the trainer shards its factors again."""
+    if isinstance(model, TrainableLora):
+        if isinstance(model, FSDPModule):
+            model.unshard()
+        return model.transformer
+    assert isinstance(model, SanaTransformer)
+    return model

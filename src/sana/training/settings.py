@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sana.kernels import Kernels
-from sana_dit import SanaConfig
+from sana.choices import Kernels
+from sana_dit import LORA_TARGETS, SanaConfig
 from sana_train import CaptionSampler, TrainConfig
 
 POSITIONS = ("sample_size", "interpolation_scale")  # of a SanaConfig: where latent cells are, and in which range
@@ -175,6 +175,15 @@ class GrowthSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LoraSettings:
+    """[lora]: train an adapter beside the frozen weights of [model] init; see `sana_dit.add_lora`."""
+
+    rank: int
+    alpha: float | None = None
+    targets: tuple[str, ...] = LORA_TARGETS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunSettings:
     """One run: each field is a section of its file."""
 
@@ -188,6 +197,7 @@ class RunSettings:
     autoencoder: CheckpointSettings | None = None
     samples: SampleSettings | None = None
     growth: GrowthSettings | None = None
+    lora: LoraSettings | None = None
 
     def __post_init__(self) -> None:
         """Refuse what one section says and another denies."""
@@ -210,6 +220,18 @@ class RunSettings:
             raise ValueError(
                 '[optimizer] stochastic_rounding is true and [model] weights "fp32": it is for weights = "bf16"'
             )
+        if self.lora:
+            self._check_lora()
+
+    def _check_lora(self) -> None:
+        if self.model.init is None:
+            raise ValueError("[lora] needs [model] init: an adapter belongs to the weights that it was trained beside")
+        if self.growth:
+            raise ValueError("[lora] and [growth] are both given: new blocks need training themselves; leave one out")
+        if isinstance(self.optimizer, CAMESettings) and self.optimizer.join_qkv:
+            raise ValueError("[lora] and [optimizer] join_qkv: q, k and v have factors of their own; leave it out")
+        if isinstance(self.optimizer, CAMESettings) and self.optimizer.stochastic_rounding:
+            raise ValueError("[lora] and [optimizer] stochastic_rounding: factors are in fp32; leave it out")
 
 
 def _check_positive(settings: object, *names: str) -> None:

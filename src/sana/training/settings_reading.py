@@ -13,6 +13,7 @@ from sana.training.settings import (
     CheckpointSettings,
     DataSettings,
     GrowthSettings,
+    LoraSettings,
     ModelSettings,
     ObjectiveSettings,
     OptimizerSettings,
@@ -47,6 +48,7 @@ def settings_of(sections: Mapping[str, Section], *, where: str) -> RunSettings:
         "autoencoder": CheckpointSettings,
         "samples": SampleSettings,
         "growth": GrowthSettings,
+        "lora": LoraSettings,
     }
     return RunSettings(
         train=fill(TrainConfig, sections["train"], where="[train]"),

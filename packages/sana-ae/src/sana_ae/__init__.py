@@ -15,6 +15,8 @@ from sana_ae.presets import (
     DC_AE_F64C128_IN,
     DC_AE_F64C128_MIX,
     DC_AE_F128C512,
+    DC_AE_F128C512_IN,
+    DC_AE_F128C512_MIX,
     DC_AE_LITE_F32C32,
 )
 
@@ -32,6 +34,8 @@ __all__ = [
     "DC_AE_F64C128_IN",
     "DC_AE_F64C128_MIX",
     "DC_AE_F128C512",
+    "DC_AE_F128C512_IN",
+    "DC_AE_F128C512_MIX",
     "DC_AE_LITE_F32C32",
     "DCAEConfig",
     "__version__",

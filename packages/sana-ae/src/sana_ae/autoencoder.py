@@ -37,7 +37,7 @@ class DCAE(Pretrained):
         f = self.config.compression
         if min(x.shape[2:]) < f or x.shape[2] % f or x.shape[3] % f:
             raise ValueError(
-                f"images are {x.shape[2]}x{x.shape[3]} pixels; both sides must be multiples of {f}: pad or crop them."
+                f"images are {x.shape[2]}x{x.shape[3]} pixels; both sides must be multiples of {f}: pad or crop them"
             )
         if channels is not None:
             self._check_channels(channels)
@@ -71,31 +71,31 @@ class DCAE(Pretrained):
 
     def _check(self, x: torch.Tensor, *, channels: int, kind: str) -> None:
         if x.ndim != 4 or x.shape[1] != channels:
-            raise ValueError(f"{kind} have shape {tuple(x.shape)}; the model takes (batch, {channels}, height, width).")
+            raise ValueError(f"{kind} have shape {tuple(x.shape)}; the model takes (batch, {channels}, height, width)")
         weights = self.decoder.conv_in.weight
         if not x.is_floating_point():
-            raise ValueError(f"{kind} are {x.dtype}; the model takes floating point, images in [-1, 1]: x / 127.5 - 1.")
+            raise ValueError(f"{kind} are {x.dtype}; the model takes floating point, images in [-1, 1]: x / 127.5 - 1")
         if x.dtype != weights.dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(
-                f"{kind} are {x.dtype} and the weights {weights.dtype}: convert one of them, or use torch.autocast."
+                f"{kind} are {x.dtype} and the weights {weights.dtype}: convert one of them, or use torch.autocast"
             )
 
     def _check_channels(self, channels: int) -> None:
         full = self.config.latent_channels
         if not self.config.adaptive_channels and channels != full:
             raise ValueError(
-                f"{channels} of {full} latent channels asked for; only models with adaptive_channels (DC-AE 1.5) "
-                "can leave some out."
+                f"{channels} of {full} latent channels were asked for; only models with adaptive_channels (DC-AE 1.5) "
+                "can leave some out"
             )
         if not 1 <= channels <= full:
-            raise ValueError(f"{channels} latent channels asked for; the model has 1 to {full}.")
+            raise ValueError(f"{channels} latent channels were asked for; the model has 1 to {full}")
 
     def _needs_tiles(self, tile: int | None, height: int, width: int) -> bool:
         if tile is None:
             return False
         if tile < 1 or tile % self.config.compression:
-            raise ValueError(f"tile is {tile} pixels; it has to be a multiple of {self.config.compression}.")
+            raise ValueError(f"tile is {tile} pixels; it must be a multiple of {self.config.compression}")
         needed = tile < max(height, width)
         if needed and any(isinstance(module, BatchNorm2d) and module.training for module in self.modules()):
-            raise ValueError("tiles need batch norms in eval mode, or each is normalised by itself: call eval() first.")
+            raise ValueError("tiles need batch norms in eval mode, or each is normalised by itself: call eval() first")
         return needed

@@ -89,7 +89,7 @@ def _fetcher(repo_or_dir: str, revision: str | None) -> _Fetch:
         return lambda patterns: folder
     if not HUB_ID.fullmatch(repo_or_dir) or folder.suffix in _SUFFIXES:
         raise FileNotFoundError(
-            f"{repo_or_dir} is neither a file nor a folder: give one, or a Hub repository as owner/name."
+            f"{repo_or_dir} is neither a file nor a folder: give one, or a Hub repository as owner/name"
         )
     return lambda patterns: download(repo_or_dir, revision, patterns)
 
@@ -104,7 +104,7 @@ def _find_diffusers(fetch: _Fetch, folder: Path, prefix: str, dtype: torch.dtype
         if not missing:
             return tuple(folder / name for name in names)
         if index.is_file():
-            raise FileNotFoundError(f"{index} lists {missing}, which are not beside it: download them again.")
+            raise FileNotFoundError(f"{index} lists {missing}, which are not beside it: download them again")
     return ()
 
 
@@ -114,7 +114,7 @@ def _shards(index: Path) -> list[str]:
     names = sorted({str(name) for name in files})
     outside = [name for name in names if Path(name).name != name]
     if outside or not names:
-        raise ValueError(f"{index} lists {outside or 'no files'}; it has to list files of its own folder.")
+        raise ValueError(f"{index} lists {outside or 'no files'}; it must list files of its own folder")
     return names
 
 
@@ -124,12 +124,12 @@ def _find_single(fetch: _Fetch, prefix: str) -> tuple[Path, ...]:
     found = sorted(path for suffix in _SUFFIXES for path in folder.glob(f"*{suffix}"))
     if len(found) > 1:
         names = [path.name for path in found]
-        raise ValueError(f"{folder} holds {len(found)} files of weights, {names}: give the path of one of them.")
+        raise ValueError(f"{folder} holds {len(found)} files of weights, {names}: give the path of one of them")
     if not found:
         raise FileNotFoundError(
             f"no autoencoder in {folder}: expected {WEIGHTS}.safetensors, shards with an index, or one .safetensors, "
             ".pt or .pth file. On the Hub such a file is found if it is called model: download one of another name and "
-            "give its path."
+            "give its path"
         )
     return tuple(found)
 
@@ -143,21 +143,21 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", mmap=is_zipfile(path), weights_only=True)  # older ones are no zip
+        state = torch.load(path, map_location="cpu", mmap=is_zipfile(path), weights_only=True)  # older: not a zip
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than tensors, and reading that could run foreign code: if you trust its source, export "
-            "its state_dict to safetensors."
+            "its state_dict to safetensors"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is truncated or not a PyTorch file ({error}): {_remedy(path)}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state_dict of tensors: export the model's state_dict.")
+        raise ValueError(f"{path} has no state_dict of tensors: export the model's state_dict")
     return state
 
 
 def _remedy(path: Path) -> str:
     with open(path, "rb") as file:
         is_pointer = file.read(24) == b"version https://git-lfs."
-    return "it is a Git LFS pointer, run git lfs pull." if is_pointer else "download it again."
+    return "it is a Git LFS pointer, run git lfs pull" if is_pointer else "download it again"

@@ -73,7 +73,7 @@ class DCAEConfig:
         if self.adaptive_channels and (self.encoder_out_shortcut or self.decoder_in_shortcut):
             raise ValueError(
                 f"adaptive_channels is True, encoder_out_shortcut {self.encoder_out_shortcut} and decoder_in_shortcut "
-                f"{self.decoder_in_shortcut}; these shortcuts tie the number of channels: set both to False."
+                f"{self.decoder_in_shortcut}; these shortcuts tie the number of channels: set both to False"
             )
 
     @property
@@ -103,7 +103,7 @@ class DCAEConfig:
         known = {field.name for field in fields(cls)}
         given = {key: value for key, value in values.items() if not key.startswith("_")}
         if unknown := sorted(set(given) - known):
-            raise ValueError(f"unknown autoencoder settings {unknown}; known ones are {sorted(known)}.")
+            raise ValueError(f"unknown autoencoder settings {unknown}; known ones are {sorted(known)}")
         merged = _DIFFUSERS_DEFAULTS | given
         stages = len(merged["encoder_block_out_channels"])
         for key in _PER_STAGE:
@@ -127,46 +127,46 @@ class DCAEConfig:
             value = getattr(self, name)
             for item in (value,) if isinstance(value, str) else value:
                 if item not in allowed:
-                    raise ValueError(f"{name} holds {item!r}; it can be one of {list(allowed)}.")
+                    raise ValueError(f"{name} holds {item!r}; it must be one of {list(allowed)}")
 
     def _check_stages(self) -> None:
         for name in _PER_STAGE:
             if len(getattr(self, name)) != self.num_stages:
                 raise ValueError(
                     f"{name} has {len(getattr(self, name))} entries and encoder_block_out_channels {self.num_stages}; "
-                    "give one per stage."
+                    "give one per stage"
                 )
         if self.num_stages < 2:
-            raise ValueError(f"{self.num_stages} stage(s) given; a deep-compression autoencoder needs at least 2.")
+            raise ValueError(f"{self.num_stages} stage(s) were given; a deep-compression autoencoder needs at least 2")
         for side in ("encoder", "decoder"):
             layers = getattr(self, f"{side}_layers_per_block")
             if layers[0] < 0 or min(layers[1:]) < 1:
                 raise ValueError(
-                    f"{side}_layers_per_block is {layers}; only the first may be 0, the others need at least 1."
+                    f"{side}_layers_per_block is {layers}; only the first may be 0, the others need at least 1"
                 )
 
     def _check_widths(self, side: str) -> None:
         widths: Sequence[int] = getattr(self, f"{side}_block_out_channels")
         if any(width < 4 or width % 4 for width in widths):
-            raise ValueError(f"{side}_block_out_channels are {widths}; space-to-channel needs multiples of 4.")
+            raise ValueError(f"{side}_block_out_channels are {widths}; space-to-channel needs multiples of 4")
         first = 0 if getattr(self, f"{side}_layers_per_block")[0] else 1
         for wide, narrow in zip(widths[first + 1 :], widths[first:-1], strict=True):
             if 4 * narrow % wide:
                 raise ValueError(
                     f"{side}_block_out_channels go from {narrow} to {wide}; for the residual shortcut the second must "
-                    "divide 4 times the first."
+                    "divide 4 times the first"
                 )
         for kind, width in zip(getattr(self, f"{side}_block_types"), widths, strict=True):
             if kind == "EfficientViTBlock" and width % self.attention_head_dim:
                 raise ValueError(
                     f"an EfficientViTBlock of {width} channels cannot be cut into heads of {self.attention_head_dim}; "
-                    "make the width a multiple of attention_head_dim."
+                    "make the width a multiple of attention_head_dim"
                 )
         shortcut = self.encoder_out_shortcut if side == "encoder" else self.decoder_in_shortcut
         if shortcut and widths[-1] % self.latent_channels:
             raise ValueError(
                 f"the last {side} stage has {widths[-1]} channels and the latent {self.latent_channels}; the shortcut "
-                "between them needs a multiple."
+                "between them needs a multiple"
             )
 
 

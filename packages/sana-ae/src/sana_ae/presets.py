@@ -78,9 +78,15 @@ DC_AE_F64C128_MIX = replace(DC_AE_F64C128_IN, scaling_factor=0.4538)
 DC_AE_F64C128 = DC_AE_F64C128_MIX
 """The f64c128 shape with the scale of the general-purpose (mix) checkpoint."""
 
-DC_AE_F128C512 = _imagenet(512, (*_WIDTHS, 2048, 2048), scaling_factor=1.0)
-"""dc-ae-f128c512-in-1.0 and -mix-1.0; their latent scale is in the `config.json` of diffusers' files; 1.0 here
-stands for unknown, of which loading warns."""
+DC_AE_F128C512_IN = _imagenet(512, (*_WIDTHS, 2048, 2048), scaling_factor=0.4883)
+"""dc-ae-f128c512-in-1.0; its latent scale is second-hand, from a description of diffusers' conversion script whose
+scales of the other checkpoints are those here. The `config.json` of diffusers' files has it first-hand."""
+
+DC_AE_F128C512_MIX = replace(DC_AE_F128C512_IN, scaling_factor=0.3620)
+"""dc-ae-f128c512-mix-1.0; its latent scale is as second-hand."""
+
+DC_AE_F128C512 = DC_AE_F128C512_MIX
+"""The f128c512 shape with the scale of the general-purpose (mix) checkpoint."""
 
 
 def _all_convolutional(widths: tuple[int, ...]) -> DCAEConfig:
@@ -106,7 +112,8 @@ def _all_convolutional(widths: tuple[int, ...]) -> DCAEConfig:
 
 
 DC_AE_1_5_F32C128 = _all_convolutional(_WIDTHS)
-"""dc-ae-1.5-f32c128: 16 to 128 latent channels from one model; no latent scale is known, 1.0 as above."""
+"""dc-ae-1.5-f32c128: 16 to 128 latent channels from one model; its latent scale is unknown, which 1.0 stands for here
+and loading warns of."""
 
 DC_AE_1_5_F64C128 = _all_convolutional((*_WIDTHS, 1024))
 """dc-ae-1.5-f64c128; scale as above."""
@@ -119,8 +126,8 @@ PUBLISHED = {
     "dc-ae-f32c32-mix-1.0": DC_AE_F32C32_MIX,
     "dc-ae-f64c128-in-1.0": DC_AE_F64C128_IN,
     "dc-ae-f64c128-mix-1.0": DC_AE_F64C128_MIX,
-    "dc-ae-f128c512-in-1.0": DC_AE_F128C512,
-    "dc-ae-f128c512-mix-1.0": DC_AE_F128C512,
+    "dc-ae-f128c512-in-1.0": DC_AE_F128C512_IN,
+    "dc-ae-f128c512-mix-1.0": DC_AE_F128C512_MIX,
     "dc-ae-1.5-f32c128": DC_AE_1_5_F32C128,
     "dc-ae-1.5-f64c128": DC_AE_1_5_F64C128,
 }

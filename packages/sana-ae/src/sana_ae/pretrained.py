@@ -40,25 +40,32 @@ class Pretrained(nn.Module):
     ) -> Self:
         """Load an autoencoder in eval mode; nothing that comes with it is executed.
 
-        Takes a Hub repository (owner/name), the folder of an autoencoder or of a pipeline (its `vae`), or one
-        .safetensors, .pt or .pth file; names may be diffusers', efficientvit's or ours. Without a config.json beside
-        it the configuration is that of the published checkpoint whose shapes the weights have. `dtype` None keeps the
-        file's, `device` None is the CPU. Raises FileNotFoundError where there is no autoencoder, ValueError where a
-        file is damaged, holds more than tensors, or does not fit the configuration.
+        Args:
+            repo_dir_or_file: a Hub repository (owner/name), the folder of an autoencoder or of a pipeline, or one
+                .safetensors, .pt or .pth file; names may be diffusers', efficientvit's or ours. Without a config.json
+                beside it the configuration is that of the published checkpoint whose shapes the weights have.
+            subfolder: folder of the autoencoder inside it; in a pipeline "vae" by itself.
+            revision: branch, tag or commit on the Hub.
+            dtype: of the weights; None keeps the file's.
+            device: where to put the model; None is the CPU.
+
+        Raises:
+            FileNotFoundError: there is no autoencoder.
+            ValueError: a file is damaged, holds more than tensors, or does not fit the configuration.
         """
         files = find_checkpoint(repo_dir_or_file, subfolder=subfolder, revision=revision, dtype=dtype)
         tensors = to_ours(read_weights(files, torch.device(device or "cpu"), dtype))
         with torch.device("meta"):
             model = cls(_read_config(files, tensors, cls))
         if mismatch := _mismatch(tensors, model.state_dict()):
-            raise ValueError(f"{files.weights[0]} does not fit its configuration: {mismatch}.")
+            raise ValueError(f"{files.weights[0]} does not fit its configuration: {mismatch}")
         model.load_state_dict(tensors, assign=True)
         return model.eval()
 
     def save_pretrained(self, directory: str | PathLike[str], *, layout: Literal["diffusers"] = "diffusers") -> None:
         """Write the autoencoder into a folder that diffusers loads too; in an existing folder, file by file."""
         if layout != "diffusers":
-            raise ValueError(f"layout is {layout!r}; the one there is is 'diffusers'.")
+            raise ValueError(f"layout is {layout!r}; it must be 'diffusers'")
         with replacing_files(Path(directory)) as folder:
             write_checkpoint(folder, to_diffusers(self.state_dict()), self.config)
 
@@ -68,7 +75,7 @@ class Pretrained(nn.Module):
         """Publish the autoencoder as owner/name on the Hub and return the URL of the commit.
 
         It gets a card where it has none, which names the licence of the weights as the Hub spells it ("apache-2.0").
-        Weights of an earlier upload go. Raises ValueError where weights are not finite, private is asked of a
+        It replaces weights uploaded earlier. Raises ValueError where weights are not finite, private is asked of a
         repository that is public, or repo or licence cannot be one; PermissionError where this token may not write.
         """
         check_finite(self.state_dict())
@@ -86,7 +93,7 @@ def _read_config(files: CheckpointFiles, tensors: Tensors, kind: type[Pretrained
         return _published(_infer_name(tensors, files.weights[0], kind))
     if name := fields.get("model_name"):  # efficientvit's
         if name not in PUBLISHED:
-            raise ValueError(f"{path} names {name!r}; known are {sorted(PUBLISHED)}.")
+            raise ValueError(f"model_name of {path} is {name!r}; it must be one of {sorted(PUBLISHED)}")
         return _published(name)
     config = DCAEConfig.from_dict(fields, where=path)
     # Every published model without shortcuts at its latent is a DC-AE 1.5.
@@ -118,14 +125,14 @@ def _infer_name(tensors: Tensors, path: Path, kind: type[Pretrained]) -> str:
     choices = {name: config for name, config in fitting.items() if name in path.name} or fitting
     if not choices:
         raise ValueError(
-            f"{path} has no {CONFIG} beside it and the shapes of no published autoencoder {sorted(PUBLISHED)}: put its "
-            f"{CONFIG} beside it."
+            f"{path} has no {CONFIG} beside it and its shapes are those of none of {sorted(PUBLISHED)}: put its "
+            f"{CONFIG} beside it"
         )
     first, *others = choices
     if any(choices[name] != choices[first] for name in others):
         raise ValueError(
             f"{path} could be any of {sorted(fitting)}, whose latents differ in scale: put its {CONFIG} beside it, or "
-            "name the file after it."
+            "name the file after it"
         )
     return first
 

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from sana_dit import ops
 from sana_dit.accelerate import accelerate_diffusers
 from sana_dit.block import SanaBlock
-from sana_dit.captions import CaptionEncoder, Captions
+from sana_dit.captions import CaptionCutWarning, CaptionEncoder, Captions
 from sana_dit.conditioning import Conditioning
 from sana_dit.config import (
     SANA_0_6B,
@@ -21,6 +21,7 @@ from sana_dit.config import (
 )
 from sana_dit.guidance import GuidedVelocity, guided_velocity
 from sana_dit.lora import fuse_lora, load_lora, unfuse_lora, unload_lora
+from sana_dit.lora_training import LORA_TARGETS, TrainableLora, add_lora, save_lora
 from sana_dit.ops import gated_depthwise, gated_residual, linear_attention, modulated_norm, rms_norm
 from sana_dit.quantization import Quantization, quantize_linears
 from sana_dit.sampling import (
@@ -40,6 +41,7 @@ from sana_dit.transformer import SanaTransformer
 __version__ = version("sana-dit")
 
 __all__ = [
+    "LORA_TARGETS",
     "SANA_0_6B",
     "SANA_1_5_1_6B",
     "SANA_1_5_3_2B",
@@ -49,6 +51,7 @@ __all__ = [
     "SANA_1_6B_4K",
     "SANA_SPRINT_0_6B",
     "SANA_SPRINT_1_6B",
+    "CaptionCutWarning",
     "CaptionEncoder",
     "Captions",
     "Conditioning",
@@ -59,9 +62,11 @@ __all__ = [
     "SanaConfig",
     "SanaTransformer",
     "StepGraphs",
+    "TrainableLora",
     "Velocity",
     "__version__",
     "accelerate_diffusers",
+    "add_lora",
     "draw_noise",
     "euler",
     "flow_dpm_solver",
@@ -76,6 +81,7 @@ __all__ = [
     "ops",
     "quantize_linears",
     "rms_norm",
+    "save_lora",
     "scm",
     "seeded_generators",
     "seeded_noise",

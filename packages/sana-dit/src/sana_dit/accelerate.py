@@ -102,6 +102,13 @@ class DiffusersTransformer(nn.Module):
             velocity = self.model.denoise(hidden_states, self.model.time(timestep, guidance), conditioning)
         return TransformerOutput(velocity) if return_dict else (velocity,)
 
+    def load_lora_adapter(self, *_: Any, **__: Any) -> None:
+        """Raises ValueError: diffusers' `load_lora_weights` ends here."""
+        raise ValueError(
+            "diffusers cannot add adapters to an accelerated transformer: "
+            "use sana_dit.load_lora(pipe.transformer.model, ...)"
+        )
+
     def _read(self, caption: Tensor, mask: Tensor | None) -> Conditioning:
         """What `SanaTransformer.prepare` returns: at the later steps of a picture, what it returned at the first."""
         inputs = [caption] if mask is None else [caption, mask]

@@ -35,7 +35,7 @@ class CaptionFacts:
         if not isinstance(values, dict):
             raise ValueError(f"{fspath(where)} has {values!r} under {KEY!r}, not an object of {known}")
         if unknown := sorted(set(values) - set(known)):
-            raise ValueError(f"{fspath(where)} has {unknown} under {KEY!r}, but only {known} are known")
+            raise ValueError(f"{fspath(where)} has {unknown} under {KEY!r}; known are {known}")
         try:
             return cls(**values)
         except ValueError as error:

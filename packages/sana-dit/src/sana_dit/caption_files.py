@@ -114,7 +114,7 @@ def load_text_encoder(files: CaptionFiles, dtype: torch.dtype | None) -> "PreTra
     except Exception as error:  # on what config.json says transformers raises KeyError, errors of its own and others
         told = shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
         raise ValueError(
-            f"{files.text_encoder / 'config.json'} describes no text encoder that transformers "
+            f"{files.text_encoder / 'config.json'} does not describe a text encoder that transformers "
             f"{transformers.__version__} can make ({told}): download it again, or install the version that wrote it"
         ) from error
     if missing := sorted(found["missing_keys"]):

@@ -40,6 +40,10 @@ class Captions(NamedTuple):
     mask: Tensor
 
 
+class CaptionCutWarning(UserWarning):
+    """A prompt was longer than a caption, and its end was cut off."""
+
+
 class CaptionEncoder:
     """A tokenizer and a language model whose last hidden states are the caption.
 
@@ -81,9 +85,9 @@ class CaptionEncoder:
         *,
         subfolder: str | None = None,
         revision: str | None = None,
+        compat: Compat | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
-        compat: Compat | None = None,
         chi: bool | None = None,
         max_tokens: int | None = None,
     ) -> Self:
@@ -93,11 +97,11 @@ class CaptionEncoder:
             repo_or_dir: A Hub id or a folder: a pipeline with text_encoder/ and tokenizer/, or a language model.
             subfolder: Folder inside it that holds the text encoder or the pipeline.
             revision: Branch, tag or commit on the Hub.
+            compat: Whose tokens to reproduce. This, chi and max_tokens are read from sana.json if None; without one
+                they are "diffusers", True and 300, which is right for the public `*_diffusers` checkpoints.
             dtype: Of the text encoder; None keeps the files' own. Files of a bfloat16 or float16 variant are
                 taken for those dtypes where a checkpoint has them, and where it has nothing else.
             device: Where to put the text encoder.
-            compat: Whose tokens to reproduce. This and the next two are read from sana.json if None; without one
-                they are "diffusers", True and 300, which is right for the public `*_diffusers` checkpoints.
             chi: See the class.
             max_tokens: See the class.
 
@@ -134,8 +138,8 @@ class CaptionEncoder:
     ) -> str:
         """Publishes text_encoder/ and tokenizer/ as owner/name on the Hub and returns the URL of the commit.
 
-        It gets a card if it has none, which names the licence of the weights as the Hub spells it ("gemma"). Weights of
-        an earlier upload go.
+        It gets a card if it has none, which names the licence of the weights as the Hub spells it ("gemma"). It
+        replaces weights uploaded earlier.
 
         Raises ValueError if weights are quantised or not finite, private is asked of a repository that is public, or
         repo or licence cannot be one; PermissionError if the Hub does not let this token write there.
@@ -150,7 +154,7 @@ class CaptionEncoder:
     def __call__(self, prompts: str | Sequence[str], *, chi: bool | None = None) -> Captions:
         """Encodes prompts; negative prompts are encoded with chi=False.
 
-        A prompt may be empty. Warns with the words that were cut off where a prompt is longer than max_tokens.
+        A prompt may be empty. A CaptionCutWarning has the words that were cut off where one is longer than max_tokens.
         Raises ValueError if there is no prompt, or one of which no token is left.
         """
         with torch.no_grad():
@@ -204,6 +208,7 @@ class CaptionEncoder:
                 warnings.warn(
                     f"a prompt is {len(ids) - length} tokens longer than the {self.max_tokens} of a caption; "
                     f"cut off: {lost!r}",
+                    CaptionCutWarning,
                     stacklevel=4,
                 )
 
@@ -211,8 +216,8 @@ class CaptionEncoder:
 def _as_list(prompts: str | Sequence[str]) -> list[str]:
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts:
-        raise ValueError("prompts is empty, but at least one is needed; an empty prompt is ''")
+        raise ValueError("prompts is empty; it must hold at least one prompt, which may be ''")
     for prompt in prompts:
         if not isinstance(prompt, str):
-            raise ValueError(f"a prompt is {prompt!r}, but each must be a string")
+            raise ValueError(f"a prompt is {prompt!r}; it must be a string")
     return prompts

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -21,6 +23,16 @@ FACTS = "sana.json"
 EXTRAS = "sana.safetensors"
 WEIGHTS = "diffusion_pytorch_model"
 Fetch = Callable[[list[str]], Path]
+_WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
+_RECONSTRUCT = np.empty(0).__reduce__()[0]  # makes an empty array
+# NVlabs' training keeps the state of NumPy's generator beside the weights: an array of uint32, by NumPy 1 or 2.
+_RANDOM_STATE: list[Any] = [
+    (_RECONSTRUCT, "numpy.core.multiarray._reconstruct"),
+    (_RECONSTRUCT, "numpy._core.multiarray._reconstruct"),
+    np.ndarray,
+    np.dtype,
+    type(np.dtype("uint32")),
+]
 _VARIANTS = {torch.bfloat16: ".bf16", torch.float16: ".fp16"}
 
 
@@ -84,7 +96,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or no safetensors file ({error}): {_remedy(path)}") from error
+        raise ValueError(f"{path} is truncated or not a safetensors file ({error}): {_remedy(path)}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -98,7 +110,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}): {_remedy(path)}") from error
+        raise ValueError(f"{path} is not JSON ({error}): {_remedy(path)}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{path} holds a {type(fields).__name__}, not an object: {_remedy(path)}")
     return fields
@@ -167,17 +179,22 @@ def _find_single(fetch: Fetch, prefix: str) -> tuple[Path, ...]:
 
 def _read_pth(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", mmap=is_zipfile(path), weights_only=True)  # older ones are no zip
+        with torch.serialization.safe_globals(_RANDOM_STATE):
+            state = torch.load(path, map_location="cpu", mmap=is_zipfile(path), weights_only=True)  # older: not a zip
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than tensors, and reading that could run foreign code: if you trust its source, "
             "export its state_dict to safetensors"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is truncated or no PyTorch file ({error}): {_remedy(path)}") from error
+        raise ValueError(f"{path} is truncated or not a PyTorch file ({error}): {_remedy(path)}") from error
+    if isinstance(state, dict) and {"state_dict", "state_dict_ema"} <= state.keys():
+        warnings.warn(f"{path} also holds averaged weights, state_dict_ema: read are those of state_dict", stacklevel=4)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(_is_weight(name, value) for name, value in state.items()):
-        raise ValueError(f"{path} holds no state_dict of named floating-point tensors: export the model's state_dict")
+        raise ValueError(f"{path} has no state_dict of named floating-point tensors: export the model's state_dict")
+    while prefix := next((p for p in _WRAPPERS if state and all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 

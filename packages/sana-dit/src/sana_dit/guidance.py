@@ -21,13 +21,14 @@ def guided_velocity(
     captions: Captions,
     negative: Captions | None = None,
     *,
-    scale: float = 4.5,
+    guidance_scale: float = 4.5,
     denoise: Denoise | None = None,
 ) -> "GuidedVelocity":
-    """Returns the velocity of B samples towards their captions and, where scale > 1, away from the negative ones.
+    """Returns the velocity of B samples towards their captions and, with guidance, away from the negative ones.
 
-    Classifier-free guidance `u + scale (c - u)` in fp32, with u and c from one batch [u, c]. A scale of at most 1
-    leaves u out. A Sprint model has learnt guidance: its scale is an input, and there is no negative caption.
+    Classifier-free guidance `u + s (c - u)` in fp32, where s is the guidance scale, with u and c from one batch [u, c].
+    A scale of at most 1 leaves u out. A Sprint model has learnt guidance: its scale is an input, and there is no
+    negative caption.
 
     Args:
         model: The transformer; latents stay in fp32 outside of it.
@@ -35,7 +36,7 @@ def guided_velocity(
         negative: Of B negative prompts or of 1 for all. Its mask is its own, or, where the model's compat is
             "native", that of captions. None stands for the model's null caption under the mask of captions, as
             in training.
-        scale: Guidance scale; 4.5 is usual.
+        guidance_scale: 4.5 is usual.
         denoise: What evaluates the prepared model; None is `model.denoise`.
 
     Raises:
@@ -47,10 +48,10 @@ def guided_velocity(
     if model.config.guidance_embeds:
         if negative is not None:
             raise ValueError("negative captions were given to a model with guidance as an input: leave them out")
-        return GuidedVelocity(model, captions, None, scale, denoise)
-    if scale <= 1:
+        return GuidedVelocity(model, captions, None, guidance_scale, denoise)
+    if guidance_scale <= 1:
         return GuidedVelocity(model, captions, None, None, denoise)
-    return GuidedVelocity(model, captions, _unconditional(model, captions, negative), scale, denoise)
+    return GuidedVelocity(model, captions, _unconditional(model, captions, negative), guidance_scale, denoise)
 
 
 class GuidedVelocity:

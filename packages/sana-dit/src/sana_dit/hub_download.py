@@ -12,7 +12,13 @@ from os import PathLike
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from tqdm import tqdm
 
@@ -35,6 +41,7 @@ def download(repo: str, revision: str | None, patterns: list[str]) -> Path:
 
     Raises:
         FileNotFoundError: The Hub or the cache lacks something: says what, and what to do.
+        PermissionError: The Hub refuses the token.
         DownloadBrokeError: The connection broke. Another call fetches what had not come whole, and that anew.
     """
     with absence_explained(repo, revision), _break_explained(repo):
@@ -50,14 +57,14 @@ def mend_snapshot(repo: str, snapshot: Path, patterns: Sequence[str] = ("*",)) -
     Where the cache holds copies and not links (Windows without developer mode) nothing is known.
 
     Raises:
-        OSError: A file is damaged and the Hub is out of reach, or the connection broke.
+        OSError: A file is damaged and the Hub is out of reach, the connection broke, or the Hub refuses the token.
     """
     damaged = _damaged(snapshot, patterns)
     for name, content in damaged.items():
         try:
-            with _break_explained(f"{name} of {repo}"):
+            with refusal_explained(repo), _break_explained(f"{name} of {repo}"):
                 hf_hub_download(repo, name, revision=snapshot.name, force_download=True)
-        except DownloadBrokeError:
+        except (DownloadBrokeError, PermissionError):
             raise
         except (OSError, ValueError) as error:  # ValueError: huggingface_hub was told to stay offline
             raise OSError(
@@ -74,7 +81,8 @@ def absence_explained(repo_or_dir: str | PathLike[str], revision: str | None) ->
     """Says of a file that is missing whether the Hub was asked for it, and of a revision what else to ask for."""
     repo = str(repo_or_dir)
     try:
-        yield
+        with refusal_explained(repo):
+            yield
     except HubNotReachedError:
         raise
     except RevisionNotFoundError as error:
@@ -96,6 +104,31 @@ def absence_explained(repo_or_dir: str | PathLike[str], revision: str | None) ->
 
 
 @contextmanager
+def refusal_explained(repo: str) -> Iterator[None]:
+    """Turns what the Hub answers to a wrong or expired token, even for a public model, into a PermissionError."""
+    try:
+        yield
+    except PermissionError:
+        raise  # explained within
+    except Exception as error:
+        if not _is_refusal(error):
+            raise
+        raise PermissionError(
+            f"the Hub does not take this token for {repo}: `hf auth login`, or unset HF_TOKEN where the model is public"
+        ) from error
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether a 401 or 403 is behind an error, other than those that stand for a model that is not shown."""
+    while error is not None:
+        if isinstance(error, HfHubHTTPError) and error.response is not None:
+            hidden = isinstance(error, RepositoryNotFoundError | DisabledRepoError)
+            return error.response.status_code in (401, 403) and not hidden
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
 def _break_explained(what: str) -> Iterator[None]:
     try:
         yield
@@ -109,7 +142,10 @@ def _break_explained(what: str) -> Iterator[None]:
 
 def _is_reached(repo: str) -> bool:
     try:
-        HfApi().model_info(repo, timeout=10)
+        with refusal_explained(repo):
+            HfApi().model_info(repo, timeout=10)
+    except PermissionError:
+        raise
     except HfHubHTTPError:
         return True  # and it answered something else
     except Exception:  # what huggingface_hub is built on, and so its errors, differ from release to release

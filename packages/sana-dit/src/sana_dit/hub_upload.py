@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi, ModelCard, get_token
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # documented, not marked as exported
 from torch import Tensor
@@ -38,11 +38,11 @@ def upload(
     Raises:
         ValueError: The name is no Hub id, the licence cannot be one, private is asked of a repository that is public,
             or it holds a whole pipeline.
-        PermissionError: The Hub does not let this token write there.
+        PermissionError: No token is set, or the Hub does not let it write there.
     """
     _check_words(repo, licence)
     api = HfApi(token=token)
-    with _refusal_explained(repo):
+    with _refusal_explained(repo, token):
         api.create_repo(repo, private=private, exist_ok=True)
         if private and not api.model_info(repo).private:
             raise ValueError(
@@ -83,12 +83,16 @@ def _check_words(repo: str, licence: str | None) -> None:
 
 
 @contextmanager
-def _refusal_explained(repo: str) -> Iterator[None]:
+def _refusal_explained(repo: str, token: str | None) -> Iterator[None]:
     try:
         yield
     except HfHubHTTPError as error:
         if error.response is None or error.response.status_code not in (401, 403):
             raise
+        if token is None and get_token() is None:
+            raise PermissionError(
+                f"no token is set, and {repo} cannot be written without one: `hf auth login`"
+            ) from error
         raise PermissionError(
             f"the Hub does not let this token write to {repo}: log in with `hf auth login` with a token that may"
         ) from error

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sana_dit.lora_reading import find_lora, read_lora
-from sana_dit.low_rank import AdaptedLinear, LowRank, additions, fuse, set_additions, unfuse
+from sana_dit.low_rank import AdaptedLinear, Addition, LowRank, additions, fuse, set_additions, unfuse
 from sana_dit.transformer import SanaTransformer
 from sana_dit.weights import diffusers_name
 
@@ -47,15 +47,17 @@ def load_lora(
     """
     if not math.isfinite(scale):
         raise ValueError(f"scale is {scale}; it must be a finite number")
-    layers = _layers(model)
+    layers = layers_by_name(model)
     read = read_lora(find_lora(repo_dir_or_file, file=file, revision=revision), layers)
     name = name or "/".join([str(repo_dir_or_file), *([file] if file else [])])
     dtype = model.final.proj.weight.dtype
     added = {where: _placed(factors, scale, layers[where].weight.device, dtype) for where, factors in read.items()}
     with _unfused(model):
         for where, layer in layers.items():
-            others = {other: factors for other, factors in additions(layer).items() if other != name}
-            set_additions(layer, others | ({name: added[where]} if where in added else {}))
+            wanted: dict[str, Addition] = {other: a for other, a in additions(layer).items() if other != name}
+            if where in added:
+                wanted[name] = added[where]
+            set_additions(layer, wanted)
     model.adapters = {other: s for other, s in model.adapters.items() if other != name} | {name: scale}
     return name
 
@@ -104,8 +106,8 @@ def unload_lora(model: SanaTransformer, name: str | None = None) -> None:
     model.adapters = {other: scale for other, scale in model.adapters.items() if name not in (None, other)}
 
 
-def _layers(model: SanaTransformer) -> dict[str, nn.Linear]:
-    """The layers that can take an adapter, as diffusers calls them."""
+def layers_by_name(model: SanaTransformer) -> dict[str, nn.Linear]:
+    """Returns the layers that can take an adapter, as diffusers calls them."""
     found = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear))
     return {diffusers_name(f"{name}.weight", model.config).removesuffix(".weight"): module for name, module in found}
 

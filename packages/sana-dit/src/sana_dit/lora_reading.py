@@ -17,7 +17,7 @@ from sana_dit.weights import first_few
 
 _NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # diffusers' and PEFT's
 _CONFIG = "adapter_config.json"
-_PREFIXES = ("transformer.", "base_model.model.", "lora_unet_", "lora_transformer_", "")
+_PREFIXES = ("transformer.", "diffusion_model.", "base_model.model.", "lora_unet_", "lora_transformer_", "")
 _PARTS = {
     ".lora_A.weight": "down",
     ".lora_B.weight": "up",

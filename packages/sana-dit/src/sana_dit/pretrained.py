@@ -137,7 +137,7 @@ class Pretrained(nn.Module):
         """Publishes the transformer as owner/name on the Hub and returns the URL of the commit.
 
         It gets a card if it has none, which names the licence of the weights as the Hub spells it ("apache-2.0").
-        Weights of an earlier upload go. Warns of adapters that are not fused, and so not published.
+        It replaces weights uploaded earlier. Warns of adapters that are not fused, and so not published.
 
         Raises:
             ValueError: Weights are quantised or not finite, or private is asked of a repository that is public, or

@@ -37,7 +37,7 @@ def quantize_linears(module: nn.Module, kind: Quantization, *, device: torch.dev
     adapted = [name for name, child in module.named_modules() if isinstance(child, AdaptedLinear)]
     if adapted:
         raise ValueError(
-            f"{len(adapted)} layers have LoRA additions, such as {adapted[0]}: quantise first, load_lora then"
+            f"{len(adapted)} layers have LoRA additions, such as {adapted[0]}: quantise first, then load_lora"
         )
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_not_about_casts)
     quantized = bitsandbytes.nn.Linear8bitLt, bitsandbytes.nn.Linear4bit
@@ -82,7 +82,9 @@ def _quantized(layers: Any, linear: nn.Linear, kind: Quantization) -> nn.Module:
     if kind == "int8":
         layer.weight = layers.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
     else:
-        block = 32 if linear.in_features % 64 else 64  # 5600, behind the gate of 1.6B's Mix-FFN, is no multiple of 64
+        block = (
+            32 if linear.in_features % 64 else 64
+        )  # 5600, behind the gate of 1.6B's Mix-FFN, is not a multiple of 64
         layer.weight = layers.Params4bit(weight, requires_grad=False, quant_type="nf4", blocksize=block)
     layer.bias = linear.bias
     return layer

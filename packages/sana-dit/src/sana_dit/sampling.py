@@ -49,7 +49,7 @@ def flow_sigmas(steps: int, shift: float) -> tuple[Tensor, Tensor]:
     """
     _check_steps(steps)
     if not (shift > 0 and math.isfinite(shift)):
-        raise ValueError(f"shift={shift!r}, but it must be positive; 3.0 is usual, 6.0 for 4096 pixels")
+        raise ValueError(f"shift is {shift!r}; it must be a positive number: 3.0 is usual, 6.0 for 4096 pixels")
     # In float64: the floor below must not depend on how fp32 rounds a sigma that lies on a whole timestep.
     uniform = 1.0 - np.linspace(1.0, 1.0 / TRAIN_TIMESTEPS, steps + 1)
     sigmas = np.flip(shift * uniform / (1 + (shift - 1) * uniform)).copy()  # ends in 0
@@ -126,7 +126,7 @@ def scm(
     _check_steps(steps)
     if len(generators) != len(noise):
         raise ValueError(
-            f"{len(generators)} generators for {len(noise)} samples, but each sample needs its own: "
+            f"{len(generators)} generators for {len(noise)} samples; each sample needs its own: "
             "pass the list given to draw_noise"
         )
     angles = _scm_angles(steps)
@@ -164,7 +164,7 @@ def seeded_generators(seeds: Sequence[int]) -> list[torch.Generator]:
 def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
     """Draws normal noise (len(generators), *shape) in fp32; each sample is drawn from its own generator."""
     if not generators:
-        raise ValueError("no seeds or generators were given, but noise needs one per sample")
+        raise ValueError("no seeds or generators were given; noise needs one per sample")
     draws = [torch.randn((1, *shape), generator=g, device=g.device, dtype=torch.float32) for g in generators]
     return torch.cat(draws)
 
@@ -188,4 +188,4 @@ def _log_snr(sigma: float) -> float:
 
 def _check_steps(steps: int) -> None:
     if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps={steps!r}, but it must be a whole number of at least 1")
+        raise ValueError(f"steps is {steps!r}; it must be a whole number of at least 1")

@@ -101,7 +101,7 @@ def read_names(state: Weights) -> Checkpoint:
         return Checkpoint(weights=_as_linear(weights), layout="diffusers", patch_size=_patch_size(weights[_PATCH]))
     if "x_embedder.proj.weight" not in state:
         raise ValueError(
-            "holds no Sana transformer: neither patch_embed.proj.weight (diffusers) nor x_embedder.proj.weight "
+            "is not a Sana transformer: neither patch_embed.proj.weight (diffusers) nor x_embedder.proj.weight "
             f"(NVlabs) is among its {len(state)} weights ({first_few(state)})"
         )
     state = {name: w for name, w in state.items() if not _UNUSED.fullmatch(name)}

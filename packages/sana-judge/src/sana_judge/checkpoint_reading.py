@@ -78,9 +78,9 @@ def read_file(path: Path) -> dict[str, Tensor]:
             "export its state_dict to safetensors"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is truncated or no file of weights ({error}): {_remedy(path)}") from error
+        raise ValueError(f"{path} is truncated or not a file of weights ({error}): {_remedy(path)}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state_dict of named tensors: export the model's state_dict")
+        raise ValueError(f"{path} does not hold a state_dict of named tensors: export the model's state_dict")
     return state
 
 
@@ -125,7 +125,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}): download it again") from error
+        raise ValueError(f"{path} is not JSON ({error}): download it again") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{path} holds a {type(fields).__name__}, not an object: download it again")
     return fields

@@ -52,7 +52,7 @@ def read_dpg_bench(path: str | PathLike[str]) -> dict[str, list[Question]]:
                 items.setdefault(row["item_id"], []).append(_parse(row))
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise ValueError(
-                    f"row {number} of {path} is no question of DPG-Bench ({error!r}): fetch it again"
+                    f"row {number} of {path} is not a question of DPG-Bench ({error!r}): fetch it again"
                 ) from error
     for item, questions in items.items():
         known = {question.number for question in questions}

@@ -48,7 +48,7 @@ def _open(path: Path) -> Image.Image:
         raise ValueError(f"{path} has more than {MAX_PIXELS} pixels ({error}): make it smaller") from error
     except UnidentifiedImageError as error:
         raise ValueError(
-            f"{path} is no image of a known format ({', '.join(FORMATS)}): convert it to one of them"
+            f"{path} is not an image of a known format ({', '.join(FORMATS)}): convert it to one of them"
         ) from error
     except (OSError, SyntaxError, ValueError) as error:
         if getattr(error, "errno", None):

@@ -14,7 +14,7 @@ def pair_prompts(prompt: str | Sequence[str], images: Sequence[ImageLike]) -> li
     """Returns one prompt per image; a single prompt is repeated for all.
 
     Raises:
-        TypeError: images is a single one, or a prompt is no string.
+        TypeError: images is a single one, or a prompt is not a string.
         ValueError: The number of prompts differs from that of images.
     """
     if isinstance(images, Image.Image | str | PathLike):
@@ -55,11 +55,16 @@ def finite_scores(scores: Sequence[float], places: Sequence[int]) -> list[float]
     """Returns the scores; raises FloatingPointError, with the image, where one is NaN or infinite."""
     for score, place in zip(scores, places, strict=True):
         if not math.isfinite(score):
-            raise FloatingPointError(
-                f"the score of images[{place}] is {score}; it must be finite: load the judge with dtype=torch.bfloat16 "
-                "or torch.float32, and if that does not help, download it again"
-            )
+            raise not_finite(f"the score of images[{place}]", score)
     return list(scores)
+
+
+def not_finite(what: str, value: object) -> FloatingPointError:
+    """Returns the error of a model that computed NaN or infinity."""
+    return FloatingPointError(
+        f"{what} is {value}; it must be finite: load the model with dtype=torch.bfloat16 or torch.float32, and if that "
+        "does not help, download it again"
+    )
 
 
 def check_batch_size(batch_size: int) -> int:

@@ -16,13 +16,12 @@ from tqdm import tqdm
 
 from sana_judge.image_reading import ImageLike, read_image
 from sana_judge.judge_call import pair_prompts, read_batches
+from sana_judge.scorers.clip_model import CHECKPOINT, image_features, text_features
 from sana_judge.scorers.model_loading import find_model, load_model, load_tokenizer
 from sana_judge.scorers.pixels import OPENAI_CLIP, PixelReader
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, PreTrainedTokenizerBase
-
-CLIP_CHECKPOINT = "openai/clip-vit-large-patch14"
 
 _REMEDY = "pip install 'sana-judge[metrics]'"
 
@@ -31,7 +30,7 @@ def torchmetrics_clip_score(
     prompt: str | Sequence[str],
     images: Sequence[ImageLike],
     *,
-    repo_or_dir: str | PathLike[str] = CLIP_CHECKPOINT,
+    repo_or_dir: str | PathLike[str] = CHECKPOINT,
     revision: str | None = None,
     resize: Literal["clip"] = "clip",
     batch_size: int = 32,
@@ -57,7 +56,7 @@ def torchmetrics_clip_score(
     prompts = pair_prompts(prompt, images)
     if not prompts:
         raise ValueError("no images: a score needs at least one")
-    root = find_model(repo_or_dir, revision=revision, kinds=("clip",), example=CLIP_CHECKPOINT)
+    root = find_model(repo_or_dir, revision=revision, kinds=("clip",), example=CHECKPOINT)
     model = load_model(CLIPModel, root, dtype=None, device=device)
     pixels = OPENAI_CLIP.of(root, size=model.config.vision_config.image_size)
     length = model.config.text_config.max_position_embeddings
@@ -169,17 +168,11 @@ class _Features(nn.Module):
         self.model = model
         self.config = model.config
 
-    @torch.inference_mode()
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        x = pixel_values.to(self.model.device, self.model.dtype)
-        seen: Tensor = self.model.visual_projection(self.model.vision_model(x).pooler_output)
-        return seen.float().cpu()  # (B, D)
+        return image_features(self.model, pixel_values).cpu()  # (B, D)
 
-    @torch.inference_mode()
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        ids, mask = input_ids.to(self.model.device), attention_mask.to(self.model.device)
-        read: Tensor = self.model.text_projection(self.model.text_model(ids, mask).pooler_output)
-        return read.float().cpu()  # (B, D)
+        return text_features(self.model, {"input_ids": input_ids, "attention_mask": attention_mask}).cpu()  # (B, D)
 
 
 class _Processor:

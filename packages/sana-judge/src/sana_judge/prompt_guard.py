@@ -12,6 +12,7 @@ from transformers import Gemma2ForCausalLM, PreTrainedTokenizerBase
 
 from sana_judge.float32_logits import float32_logits
 from sana_judge.guard_policies import POLICIES, ask_about
+from sana_judge.judge_call import not_finite
 from sana_judge.scorers.model_loading import find_model, load_model, load_tokenizer
 from sana_judge.special_tokens import SpecialTokens, single_token
 
@@ -74,16 +75,16 @@ class PromptGuard:
         repo_or_dir: str | PathLike[str] = CHECKPOINT,
         *,
         revision: str | None = None,
-        device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
         threshold: float = 0.5,
         policies: Mapping[str, str] = POLICIES,
     ) -> Self:
-        """Loads ShieldGemma from the Hub or a folder; device None is the CPU, dtype None the file's.
+        """Loads ShieldGemma from the Hub or a folder; dtype None is the file's, device None the CPU.
 
         Raises:
             FileNotFoundError: The weights are not there: says where they are and whose terms they have.
-            ValueError: They are damaged or no Gemma 2 language model, or the threshold is not allowed.
+            ValueError: They are damaged or not a Gemma 2 language model, or the threshold is not allowed.
         """
         _check_threshold(threshold)
         try:
@@ -101,7 +102,7 @@ class PromptGuard:
 
         Raises:
             FloatingPointError: The model computed NaN: no prompt passes for that.
-            TypeError: The prompt is no string.
+            TypeError: The prompt is not a string.
             ValueError: It is too long for the model.
         """
         if not isinstance(prompt, str):
@@ -109,10 +110,7 @@ class PromptGuard:
         questions = [ask_about(policy, self._special.remove(prompt)) for policy in self.policies.values()]
         violated = self._logits(questions).softmax(dim=1)[:, 0].tolist()
         if not all(map(math.isfinite, violated)):
-            raise FloatingPointError(
-                f"the guard's probabilities are {violated}; they must be finite: load it with dtype=torch.bfloat16 or "
-                "torch.float32, and if that does not help, download it again"
-            )
+            raise not_finite("the guard's answer", violated)
         return GuardVerdict(
             probabilities=dict(zip(self.policies, violated, strict=True)),
             threshold=self.threshold,

@@ -68,7 +68,7 @@ def read_geneval2(path: str | PathLike[str]) -> list[AtomicPrompt]:
         FileNotFoundError: There is no such file.
         ValueError: A line is something else: names it.
     """
-    return parse_json_lines(Path(path), _parse, remedy="it is no prompt of GenEval 2, fetch the file again")
+    return parse_json_lines(Path(path), _parse, remedy="it is not a prompt of GenEval 2: fetch the file again")
 
 
 def spellings(answer: str) -> tuple[str, ...]:
@@ -113,7 +113,9 @@ class SoftTIFA:
         """Returns each image's probabilities of the right answers, atom by atom."""
         prompts = pair_prompts(prompt, images)
         if unknown := [each for each in prompts if each not in self.prompts]:
-            raise ValueError(f"{unknown[0]!r} is no prompt of the data; give its atoms, or one of {len(self.prompts)}")
+            raise ValueError(
+                f"{unknown[0]!r} is not a prompt of the data; give its atoms, or one of {len(self.prompts)}"
+            )
         pairs = zip(prompts, images, strict=True)
         with tqdm(pairs, total=len(prompts), desc="Soft-TIFA", delay=1, disable=not self.progress) as bar:
             return [self._atoms(self.prompts[each], image) for each, image in bar]

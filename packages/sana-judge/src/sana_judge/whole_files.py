@@ -59,7 +59,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         if line.strip():
             record = _object(line)
             if record is None:
-                raise ValueError(f"line {number} of {path} is no JSON object: write the file again")
+                raise ValueError(f"line {number} of {path} is not a JSON object: write the file again")
             records.append(record)
     return records
 

@@ -89,7 +89,7 @@ def test_a_box_reaching_beyond_the_image_is_black_there(picture):
 def test_what_does_not_fit_is_refused(picture):
     with pytest.raises(ValueError, match=r"mask of a cat is \(2, 2\), its image \(40, 60\)"):
         object_crop(picture, Detection(name="cat", score=0.9, box=(0, 0, 2, 2), mask=np.ones((2, 2), dtype=bool)))
-    with pytest.raises(ValueError, match="of a cat holds no pixel"):
+    with pytest.raises(ValueError, match="of a cat does not hold a pixel"):
         object_crop(picture, Detection(name="cat", score=0.9, box=(3, 3, 3, 8)))
 
 
@@ -100,7 +100,7 @@ def test_no_objects_are_no_colours(namer, picture):
 def test_numbers_that_are_none_are_said(clip_folder, picture):
     broken = CLIPColors.from_pretrained(clip_folder)
     torch.nn.init.constant_(broken.model.visual_projection.weight, float("nan"))
-    with pytest.raises(FloatingPointError, match="NaN"):
+    with pytest.raises(FloatingPointError, match=r"likeness to the colours is .*nan.* must be finite"):
         broken(picture, boxes("cat", 1))
 
 

@@ -41,7 +41,7 @@ def test_official_metadata_count_where_the_folder_dropped_exclude(folder, metada
     (folder / "00002" / "metadata.jsonl").write_text(json.dumps(metadata[2]))
     official = [each.metadata for each in read_directory_quietly(folder)]
     official[2] = metadata[2] | {"exclude": [{"class": "cat", "count": 3}]}
-    with pytest.warns(UserWarning, match=r"1 folders ask for something else .*00002"):
+    with pytest.warns(UserWarning, match=r"1 folders ask for something else .*\(00002\)"):
         assert read_directory(folder, official)[2].metadata == official[2]
 
 
@@ -54,7 +54,7 @@ def read_directory_quietly(folder):
 def test_a_counting_prompt_without_exclude_is_warned_about(folder, metadata):
     del metadata[2]["exclude"]
     (folder / "00002" / "metadata.jsonl").write_text(json.dumps(metadata[2]))
-    with pytest.warns(UserWarning, match=r"1 counting prompts have no `exclude`.*00002"):
+    with pytest.warns(UserWarning, match=r"1 counting prompts have no `exclude`.*\(00002\)"):
         read_directory(folder)
 
 
@@ -70,8 +70,12 @@ def test_a_prompt_that_the_official_metadata_lack_is_an_error(folder, metadata):
 
 def test_prompts_without_images_are_warned_about(folder, metadata):
     save_prompt(folder, 7, metadata[0], [])
-    with pytest.warns(UserWarning, match=r"1 prompts have no images .*00007"):
+    with pytest.warns(UserWarning, match=r"1 prompts have no images .*\(00007\)"):
         assert read_directory(folder)[3].images == ()
+    for number in (8, 9, 10, 11):
+        save_prompt(folder, number, metadata[0], [])
+    with pytest.warns(UserWarning, match=r"5 prompts .*\(00007, 00008, 00009, 00010, \.\.\.\)"):
+        read_directory(folder)
 
 
 def test_folders_that_cannot_be_judged_are_named(folder, tmp_path):

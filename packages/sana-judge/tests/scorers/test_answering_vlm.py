@@ -90,5 +90,5 @@ def test_a_damaged_processor_is_said(vlm_folder, tmp_path):
 
 def test_a_model_without_images_is_refused(nvila_tiny, tmp_path):
     folder = shutil.copytree(nvila_tiny / "llm", tmp_path / "llm")
-    with pytest.raises(ValueError, match="holds no vision-language model"):
+    with pytest.raises(ValueError, match="does not hold a vision-language model"):
         AnsweringVLM.from_pretrained(folder, revision=None, device=None, dtype=None)

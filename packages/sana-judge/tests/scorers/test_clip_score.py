@@ -85,7 +85,7 @@ def test_what_it_is_given_is_checked_as_by_every_judge(scorer, pictures, tmp_pat
     with pytest.raises(TypeError, match="None; it must be a string"):
         scorer([None], pictures[:1])
     (tmp_path / "broken.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match=r"broken\.png is no image") as error:
+    with pytest.raises(ValueError, match=r"broken\.png is not an image") as error:
         scorer(PROMPT, [pictures[0], tmp_path / "broken.png"])
     assert error.value.__notes__ == ["It is images[1]."]
 

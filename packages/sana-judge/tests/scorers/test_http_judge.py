@@ -79,7 +79,7 @@ def test_an_answer_that_is_neither_is_an_error_that_names_the_image(judge, serve
 
 @pytest.mark.parametrize("reply", [{}, {"choices": []}, {"choices": [{}]}, {"choices": [{"message": None}]}])
 def test_a_reply_that_is_no_completion_is_an_error(reply):
-    with pytest.raises(ValueError, match="is no chat completion"):
+    with pytest.raises(ValueError, match="is not a chat completion"):
         p_yes(reply)
 
 

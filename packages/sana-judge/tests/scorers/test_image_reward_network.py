@@ -105,7 +105,7 @@ def test_weights_that_do_not_fit_are_named(image_reward_weights, tmp_path):
         build_network({**image_reward_weights, "blip.itm_head.weight": torch.zeros(1)}, med, tmp_path)
     with pytest.raises(ValueError, match="have another shape"):
         build_network(image_reward_weights, {**med, "intermediate_size": 65}, tmp_path)
-    with pytest.raises(ValueError, match="is no checkpoint of ImageReward"):
+    with pytest.raises(ValueError, match="is not a checkpoint of ImageReward"):
         build_network({"other": torch.zeros(1)}, med, tmp_path)
 
 

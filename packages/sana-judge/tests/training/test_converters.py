@@ -104,5 +104,5 @@ def test_images_outside_the_folder_of_the_data_are_refused(evaluated, tmp_path):
 @pytest.mark.parametrize("line", ["{", '{"filename": "a.png"}', "[]"])
 def test_a_line_that_is_no_result_is_named(tmp_path, line):
     (tmp_path / "results.jsonl").write_text(line)
-    with pytest.raises(ValueError, match=r"line 1 of .*is no result"):
+    with pytest.raises(ValueError, match=r"line 1 of .*is not a result"):
         results_to_examples(tmp_path / "results.jsonl", tmp_path / "data.jsonl")

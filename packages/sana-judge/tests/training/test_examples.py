@@ -61,7 +61,7 @@ def test_nothing_outside_the_folder_is_opened(write, picture, tmp_path, name):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ("{", "line 2 .*no JSON"),
+        ("{", "line 2 .*not JSON"),
         ("[1]", "must be an object"),
         ({"prompt": "a", "image": "a.png"}, "has no label"),
         (line(label=2), "label 2"),

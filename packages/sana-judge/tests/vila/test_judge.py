@@ -141,7 +141,7 @@ def test_prompts_and_images_must_match(judge, images):
 
 def test_an_image_that_cannot_be_judged_is_named(judge, images, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match=r"broken\.png is no image") as error:
+    with pytest.raises(ValueError, match=r"broken\.png is not an image") as error:
         judge(PROMPT, [images[0], tmp_path / "broken.png"])
     assert error.value.__notes__ == ["It is images[1]."]
 

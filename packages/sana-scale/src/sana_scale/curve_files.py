@@ -1,12 +1,12 @@
 """The best-of-k curve as JSON and as a picture, against the number of images or against what they cost."""
 
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sana_scale.curves import Band, BestOfKCurve
-from sana_scale.files import write_bytes, write_json
+from sana_scale.figures import new_figure, write_figure
+from sana_scale.files import write_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,12 +43,7 @@ def plot_curve(curve: BestOfKCurve, path: str | Path, *, cost: ImageCost | None 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plot_curve needs matplotlib: pip install 'sana-scale[plots]'") from error
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")  # no pyplot: no window, no global state
+    figure = new_figure(8, 4.5)
     axes = figure.add_subplot()
     _draw(axes, curve.k, curve.oracle, curve.oracle_bands, name="oracle", colour=ORACLE)
     _draw(axes, curve.k, curve.mean, curve.bands, name="judge", colour=JUDGE)
@@ -63,9 +58,7 @@ def plot_curve(curve: BestOfKCurve, path: str | Path, *, cost: ImageCost | None 
         there_and_back: Any = (lambda k: k * each, lambda spent: spent / each)
         top = axes.secondary_xaxis("top", functions=there_and_back)
         top.set_xlabel(f"cost per prompt, {cost.unit}")
-    picture = BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    write_bytes(Path(path), picture.getvalue())
+    write_figure(figure, path)
 
 
 def _draw(

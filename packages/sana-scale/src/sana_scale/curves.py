@@ -80,9 +80,14 @@ def best_of_k_curve(
     images = min(len(row) for row in judged)
     chosen = default_ks(keep, images) if ks is None else sorted(set(ks))
     if not 0 < confidence <= 1 or resamples < 1:
-        raise ValueError(f"confidence={confidence} must be above 0, 1 at most, and resamples={resamples} at least 1")
+        raise ValueError(
+            f"confidence is {confidence} and resamples {resamples}; confidence must be above 0 "
+            "and at most 1, resamples at least 1"
+        )
     if not chosen or not 1 <= keep <= chosen[0] or chosen[-1] > images:
-        raise ValueError(f"ks={chosen} must lie between keep={keep} and {images}, the images of every prompt")
+        raise ValueError(
+            f"ks are {chosen}; they must lie between keep, {keep}, and {images}, the images of every prompt"
+        )
 
     weights = {length: [subset_weights(length, k, keep) for k in chosen] for length in {len(row) for row in judged}}
     picked = [_curve(by_judge(*rows), weights) for rows in zip(judged, worth, strict=True)]

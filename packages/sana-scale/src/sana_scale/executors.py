@@ -59,7 +59,7 @@ def check_makers(executor: Executor, sample: object, judge: object, run_dir: str
         if sample is not None or judge is not None:
             raise ValueError(f"{type(executor).__name__} makes its own sampler and judge: pass None for both")
     elif not callable(sample) or not callable(judge):
-        raise TypeError(f"a sampler and a judge must be callable, got {sample!r} and {judge!r}")
+        raise TypeError(f"the sampler is {sample!r} and the judge {judge!r}; both must be callable")
 
 
 def _draw(batch: Batch) -> tuple[Search[Any], Drawn[Any] | Judged[Any]]:

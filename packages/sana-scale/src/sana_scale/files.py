@@ -1,5 +1,6 @@
 """Files that are on the disk when a call returns, exchanged whole or not at all; a lock that dies with its owner."""
 
+import errno
 import json
 import logging
 import os
@@ -29,6 +30,16 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_names(path.parent)
+
+
+def read_text(path: Path) -> str:
+    """A file's text; one that another machine has replaced meanwhile, which NFS calls stale, is looked up again."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return path.read_text(encoding="utf-8")
 
 
 def sync_names(folder: Path) -> None:

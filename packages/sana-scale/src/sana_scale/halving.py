@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sana_scale.protocols import PreviewingSampler
+from sana_scale.judging import checked_images
+from sana_scale.protocols import PreviewingSampler, Sampler
 from sana_scale.ranking import best_first, rank_correlation
-from sana_scale.units import Look, Unit
+from sana_scale.units import Drawn, Look, Order, Unit
+from sana_scale.whole_numbers import whole_number
 
 Image = TypeVar("Image")
 Score = Callable[[str, Sequence[Image], Sequence[int]], Sequence[float]]
@@ -30,13 +32,15 @@ class Halving:
     def __post_init__(self) -> None:
         object.__setattr__(self, "at", tuple(self.at))
         if not self.at or list(self.at) != sorted(set(self.at)) or not 0 < self.at[0] <= self.at[-1] < 1:
-            raise ValueError(f"at={self.at} must be rising fractions of the steps between 0 and 1, such as (0.25, 0.5)")
+            raise ValueError(
+                f"at is {self.at}; it must be rising fractions of the steps between 0 and 1, such as (0.25, 0.5)"
+            )
         if not 0 < self.keep < 1:
-            raise ValueError(f"keep={self.keep} must be the fraction of images to go on with, between 0 and 1")
-        if self.pilot < 4:
-            raise ValueError(f"pilot={self.pilot} images show no correlation: at least 4, better 16")
+            raise ValueError(f"keep is {self.keep}; it must be the fraction of images to go on with, between 0 and 1")
+        # Fewer than 4 images show no correlation.
+        object.__setattr__(self, "pilot", whole_number("pilot", self.pilot, least=4))
         if not -1 <= self.min_correlation <= 1:
-            raise ValueError(f"min_correlation={self.min_correlation} must be a correlation, -1 to 1")
+            raise ValueError(f"min_correlation is {self.min_correlation}; it must be a correlation, -1 to 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +77,17 @@ def race(images: int, at: Sequence[float], keep: float) -> tuple[int, float]:
         cost += look * (images - left)
         images = left
     return images, cost + images
+
+
+def draw_batch(sample: Sampler[Image], score: Score[Image], order: Order) -> Drawn[Image]:
+    """Draw what `order` says; `score` looks at images half-way, where it asks for that."""
+    if not order.at:
+        images = checked_images(sample, order.prompt, order.seeds)
+        return Drawn(index=order.index, seeds=order.seeds, images=images)
+    assert isinstance(sample, PreviewingSampler)
+    finished, looks = draw_with_looks(sample, score, order.prompt, order.seeds, at=order.at, keep=order.keep)
+    seeds, images = tuple(seed for seed, _ in finished), [image for _, image in finished]
+    return Drawn(index=order.index, seeds=seeds, images=images, looks=looks)
 
 
 def draw_with_looks(

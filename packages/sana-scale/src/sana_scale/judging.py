@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from sana_scale.protocols import Judge, Sampler
+from sana_scale.units import Drawn, Judged, Unit
 
 Image = TypeVar("Image")
 
@@ -21,7 +22,7 @@ class CheckedJudge(Generic[Image]):
         """One finite score per image.
 
         Raises:
-            ValueError: too few or too many scores, or one that is no finite number.
+            ValueError: too few or too many scores, or one that is not a finite number.
         """
         try:
             with self._busy:
@@ -36,6 +37,13 @@ class CheckedJudge(Generic[Image]):
             return self(prompt, images, seeds)
         except Exception:
             return self(prompt, images, seeds)
+
+
+def judge_batch(judge: CheckedJudge[Image], prompt: str, drawn: Drawn[Image]) -> Judged[Image]:
+    """Score what was drawn; the unit's time is left to who keeps the clock."""
+    scores = tuple(judge(prompt, drawn.images, drawn.seeds))
+    unit = Unit(index=drawn.index, seeds=drawn.seeds, scores=scores, looks=drawn.looks)
+    return Judged(unit=unit, images=dict(zip(drawn.seeds, drawn.images, strict=True)))
 
 
 def checked_scores(answer: Sequence[float], seeds: Sequence[int]) -> list[float]:

@@ -19,10 +19,10 @@ def tournament(
     the winners of `keep` groups and not the best `keep`; the later of two equals wins; both numbers are powers of two.
 
     Raises:
-        ValueError: fewer images than `keep`, or with `released` a number that is no power of two.
+        ValueError: fewer images than `keep`, or with `released` a number that is not a power of two.
     """
     if not 1 <= keep <= len(images):
-        raise ValueError(f"keep={keep} of {len(images)} images: it must be from 1 to the number of images")
+        raise ValueError(f"keep is {keep}; it must be from 1 to {len(images)}, the number of images")
     if released:
         return _winners_of_groups(images, compare, keep)
     bracket = _Bracket(lambda later, earlier: compare(images[later], images[earlier]), len(images))
@@ -56,9 +56,9 @@ class _Bracket:
 
 
 def _winners_of_groups(images: Sequence[Image], compare: Callable[[Image, Image], bool], keep: int) -> list[Image]:
-    for name, number in (("images", len(images)), ("keep", keep)):
+    for name, number in (("images", len(images)), ("images to keep", keep)):
         if number.bit_count() != 1:
-            raise ValueError(f"{name}: {number} is no power of two, which the released rule needs")
+            raise ValueError(f"there are {number} {name}; the released rule needs a power of two")
     standing = list(images)
     while len(standing) > keep:
         standing = [a if compare(a, b) else b for a, b in zip(standing[::2], standing[1::2], strict=True)]

@@ -1,5 +1,6 @@
 """Leases on a shared folder: who works on what, with nothing in common but the file system."""
 
+import errno
 import json
 import os
 import socket
@@ -28,24 +29,22 @@ class Leases:
         self._seen: dict[Path, tuple[int, float]] = {}
 
     def take(self, index: int) -> bool:
-        """Try to take a lease; returns whether it is ours now. A folder that is removed meanwhile leases nothing."""
+        """Try to take a lease; returns whether it is ours now. In a folder that is gone nothing is leased."""
         path = self._path(index)
-        self._folder.mkdir(parents=True, exist_ok=True)
         if self._ran_out(path):
             self._bury(path)
-        try:
+        with suppress(FileExistsError), _unless_gone():
             with open(path, "x", encoding="utf-8") as file:
                 file.write(self._owner)
-        except (FileExistsError, FileNotFoundError):
-            return False
-        self._held.add(path)
-        return True
+            self._held.add(path)
+            return True
+        return False
 
     def release(self, index: int) -> None:
         """Give a lease back."""
         path = self._path(index)
         self._held.discard(path)
-        with suppress(FileNotFoundError):
+        with _unless_gone():
             if path.read_text(encoding="utf-8") == self._owner:
                 path.unlink()
 
@@ -74,27 +73,35 @@ class Leases:
         return self._folder / f"{index:06d}"
 
     def _ran_out(self, path: Path) -> bool:
-        try:
+        with _unless_gone():
             stamp, owner = path.stat().st_mtime_ns, path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return False
-        if _is_gone(owner):
-            return True
-        seen, since = self._seen.get(path, (None, 0.0))
-        if seen != stamp:
+            if _has_ended(owner):
+                return True
+            seen, since = self._seen.get(path, (None, 0.0))
+            if seen == stamp:
+                return time.monotonic() - since > self._seconds
             self._seen[path] = stamp, time.monotonic()
-            return False
-        return time.monotonic() - since > self._seconds
+        return False
 
     def _bury(self, path: Path) -> None:
         """Only one of several that find the same lease run out can rename it."""
         grave = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-        with suppress(FileNotFoundError):
+        with _unless_gone():
             os.rename(path, grave)
             grave.unlink()
 
 
-def _is_gone(owner: str) -> bool:
+@contextmanager
+def _unless_gone() -> Iterator[None]:
+    """End where a file is gone; NFS calls one stale that another machine has removed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):
+            raise
+
+
+def _has_ended(owner: str) -> bool:
     """Whether a lease's process was on this machine and has ended."""
     try:
         lease = json.loads(owner)

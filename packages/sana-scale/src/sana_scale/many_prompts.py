@@ -11,12 +11,13 @@ from sana_scale.executors import Batch, Executor, Local, Make, check_makers
 from sana_scale.halving import Halving, race
 from sana_scale.memory_store import Memory
 from sana_scale.protocols import Judge, Sampler
-from sana_scale.request import Request, whole_number
+from sana_scale.request import Request
 from sana_scale.result import BestOfN
 from sana_scale.run_claim import claimed
 from sana_scale.sampling import OnProgress, as_rules
 from sana_scale.search import Search, Store
 from sana_scale.stopping import StopRule
+from sana_scale.whole_numbers import whole_number
 
 Image = TypeVar("Image")
 Searches = list[Search[Image]]
@@ -56,7 +57,7 @@ def best_of_n_many(
     executor = executor or Local()
     check_makers(executor, sample, judge, run_dir)
     if isinstance(prompts, str) or not prompts:
-        raise ValueError(f"prompts={prompts!r} must be a list with at least one prompt")
+        raise ValueError(f"prompts is {prompts!r}; it must be a list with at least one prompt")
     first = Request(
         prompt=prompts[0], n=n, keep=keep, seed=seed, batch_size=batch_size, stop=as_rules(stop), prune=prune
     )
@@ -111,7 +112,7 @@ def check_budget(budget: int, request: Request, prompts: int) -> None:
     least = max(_cost_of_keep(request, schedule) for schedule in schedules) * prompts
     if budget < least - 1e-9:
         raise ValueError(
-            f"budget={budget} may not give each of {prompts} prompts keep={request.keep} images in batches of "
+            f"budget is {budget}; it may not give each of {prompts} prompts keep={request.keep} images in batches of "
             f"{request.batch_size}: that takes {least:g}"
         )
 
@@ -139,4 +140,7 @@ def _opened(run_dir: str | Path | None, requests: list[Request], budget: int) ->
     description = shared | {"prompts": [request.prompt for request in requests], "budget": budget}
     with claimed(Path(run_dir), description):
         folders = many_folders(Path(run_dir), len(requests))
-        yield [RunDirectory(*pair) for pair in zip(folders, requests, strict=True)]
+        stores = [RunDirectory(*pair) for pair in zip(folders, requests, strict=True)]
+        for store in stores:
+            store.prepare()
+        yield [*stores]

@@ -16,13 +16,15 @@ def check_png(image: object) -> Image.Image:
     """The image, if PNG can hold it.
 
     Raises:
-        TypeError: it is no Pillow image.
+        TypeError: it is not a Pillow image.
         ValueError: its mode does not fit into PNG.
     """
     if not isinstance(image, Image.Image):
         raise TypeError(f"run_dir= keeps images as PNG, so the sampler has to give PIL images; it gave {type(image)}")
     if image.mode not in MODES:
-        raise ValueError(f"PNG holds no images of mode {image.mode!r} without loss: convert to one of {MODES}")
+        raise ValueError(
+            f"the mode of an image is {image.mode!r}, which PNG does not hold without loss; it must be one of {MODES}"
+        )
     return image
 
 

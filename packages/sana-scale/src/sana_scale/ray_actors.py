@@ -1,6 +1,7 @@
 """A pool of samplers and a pool of judges on a Ray cluster; images go from one to the other, records to the driver."""
 
 import logging
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -9,14 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sana_scale.batch_work import draw_batch, judge_batch
 from sana_scale.executors import Batch, Make
-from sana_scale.judging import CheckedJudge
+from sana_scale.halving import draw_batch
+from sana_scale.judging import CheckedJudge, judge_batch
 from sana_scale.protocols import Judge, PreviewingSampler, Sampler
 from sana_scale.ranking import Podium, entering
 from sana_scale.search import Search
 from sana_scale.shared_dir import check_picklable
 from sana_scale.units import Drawn, Judged, Order
+from sana_scale.whole_numbers import whole_number
 from sana_scale.worker_processes import WorkersKilledError
 
 logger = logging.getLogger(__name__)
@@ -49,13 +51,11 @@ class Ray:
     restarts: int = 100
 
     def __post_init__(self) -> None:
-        if self.samplers < 1 or self.judges < 1:
-            raise ValueError(f"samplers={self.samplers} and judges={self.judges} must be at least 1")
-        if min(self.sampler_gpus, self.judge_gpus, self.restarts) < 0:
-            raise ValueError(
-                f"sampler_gpus={self.sampler_gpus}, judge_gpus={self.judge_gpus} and restarts={self.restarts} must not "
-                "be negative"
-            )
+        for name, least in (("samplers", 1), ("judges", 1), ("restarts", 0)):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least=least))
+        for name in ("sampler_gpus", "judge_gpus"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be finite and not negative")
         check_picklable(self.make_sampler, self.make_judge)
 
     @property

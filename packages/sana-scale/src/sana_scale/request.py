@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
-from operator import index
-from typing import Any, Self, SupportsIndex
+from typing import Any, Self
 
 from sana_scale.halving import Halving
 from sana_scale.stopping import StopRule
+from sana_scale.whole_numbers import whole_number
 
 _PLAIN = ("prompt", "n", "keep", "seed", "batch_size")
 
@@ -26,11 +26,11 @@ class Request:
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str):
-            raise TypeError(f"prompt must be one str, got {self.prompt!r}: best_of_n_many takes several")
+            raise TypeError(f"prompt is {self.prompt!r}; it must be one str: best_of_n_many takes several")
         for name, least in (("n", 1), ("keep", 1), ("seed", 0), ("batch_size", 1)):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least=least))
         if self.n < self.keep:
-            raise ValueError(f"n={self.n} images cannot give the best keep={self.keep}: draw more or keep fewer")
+            raise ValueError(f"n is {self.n} and keep {self.keep}; n must be at least keep: draw more or keep fewer")
         if self.prune and self.finished_at_least < self.keep:
             raise ValueError(
                 f"{self.prune} may finish only {self.finished_at_least} of n={self.n} images in batches of "
@@ -38,7 +38,7 @@ class Request:
             )
         for rule in self.stop:
             if not callable(rule):
-                raise TypeError(f"stop={rule!r} must be a rule such as Threshold(0.95), or several of them")
+                raise TypeError(f"stop is {rule!r}; it must be a rule such as Threshold(0.95), or several of them")
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Self:
@@ -73,24 +73,13 @@ class Request:
         """The request as a JSON object.
 
         Raises:
-            TypeError: a stopping rule is no dataclass, so it cannot be written down.
+            TypeError: a stopping rule is not a dataclass, so it cannot be written down.
         """
         plain = {name: getattr(self, name) for name in _PLAIN}
         rules = [_described(rule) for rule in self.stop]
         rules_and_all = plain | {"stop": rules, "prune": self.prune and _described(self.prune)}
         as_read_back: dict[str, Any] = json.loads(json.dumps(rules_and_all))
         return as_read_back
-
-
-def whole_number(name: str, value: SupportsIndex, *, least: int) -> int:
-    """A whole number of any type, such as NumPy's, as an int.
-
-    Raises:
-        ValueError: it is not a whole number, or below `least`.
-    """
-    if not isinstance(value, SupportsIndex) or index(value) < least:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
-    return index(value)
 
 
 def _described(rule: object) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sana_scale.files import FileLock, write_json
+from sana_scale.files import FileLock, read_text, write_json
 
 RUN = "run.json"
 FORMAT = 1
@@ -25,7 +25,7 @@ def claimed(path: Path, description: dict[str, Any], *, reopen: Callable[[], Non
             a file.
     """
     if path.exists() and not path.is_dir():
-        raise ValueError(f"run_dir={str(path)!r} is a file: give a folder, or the name of a new one")
+        raise ValueError(f"run_dir is {str(path)!r}, a file; it must be a folder, or the name of a new one")
     path.mkdir(parents=True, exist_ok=True)
     with FileLock(path / "lock", purpose=f"the run directory {path}"):
         describe(path, description, reopen)
@@ -59,7 +59,7 @@ def read_description(path: Path) -> dict[str, Any]:
         ValueError: sana_scale did not write its run.json.
     """
     try:
-        content = json.loads((path / RUN).read_text(encoding="utf-8"))
+        content = json.loads(read_text(path / RUN))
         version, description = content["format"], dict(content["request"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path / RUN} is not what sana_scale writes: choose another run_dir") from error

@@ -8,17 +8,18 @@ lock                   held by the driver while it runs
 wanted.json, leases/   what workers are to do, and what they are at
 """
 
+import errno
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sana_scale.files import sync_names, write_bytes, write_json
+from sana_scale.files import read_text, sync_names, write_bytes, write_json
 from sana_scale.png import check_png, read_png, write_png
 from sana_scale.request import Request
 from sana_scale.run_claim import RUN, claimed, fingerprint
@@ -26,6 +27,13 @@ from sana_scale.units import Unit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+WANTED = "wanted.json"
+LEASES = "leases"
+
+# A disk that is full, a quota that is spent, a file larger than the system lets this process write.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RunDirectory:
@@ -42,13 +50,18 @@ class RunDirectory:
     def driven(self) -> Iterator["RunDirectory"]:
         """Hold the directory as its only driver; see `claimed`."""
         with claimed(self.path, self.description, reopen=self._reopen):
+            self.prepare()
             yield self
+
+    def prepare(self) -> None:
+        """Make the folder of its units. Only a driver does: a late worker must not bring back what was deleted."""
+        self._units.mkdir(parents=True, exist_ok=True)
 
     def recorded(self, index: int) -> Unit | None:
         """The record of a unit, None while there is none."""
         path = self._folder(index) / "unit.json"
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(read_text(path))
             unit, run = Unit.from_json(record), record["run"]
         except FileNotFoundError:
             return None
@@ -67,13 +80,16 @@ class RunDirectory:
         checked = {seed: check_png(image) for seed, image in images.items()}
         staging = self._units / f".{unit.index:06d}-{uuid.uuid4().hex}"
         try:
-            staging.mkdir(parents=True)
+            staging.mkdir()
             for seed, image in checked.items():
                 write_png(staging / f"seed-{seed}.png", image)
             write_json(staging / "unit.json", {"run": self._hash, **unit.to_json()})
             self._publish(staging, unit.index)
         except OSError as error:
-            error.add_note(f"{self.path} is whole, without this batch: make room, and the same call goes on from there")
+            if error.errno in NO_ROOM:
+                error.add_note(
+                    f"{self.path} is whole, without this batch: make room, and the same call goes on from there"
+                )
             raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -84,7 +100,7 @@ class RunDirectory:
     def outcome(self) -> dict[str, Any] | None:
         """The result of a finished run, None before."""
         try:
-            outcome: dict[str, Any] = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+            outcome: dict[str, Any] = json.loads(read_text(self.path / "result.json"))
         except FileNotFoundError:
             return None
         return outcome
@@ -107,11 +123,11 @@ class RunDirectory:
         kept = {candidate["image"] for candidate in self._winners()}
         half_written = (self.path.glob(f".{name}.*") for name in (RUN, "result.json", "best-*.png"))
         losers = (file for file in self.path.glob("best-*.png") if file.name not in kept)
-        leases = self.path.glob("leases/*")
-        for file in chain(self._units.glob("[0-9]*/*seed-*.png*"), losers, leases, *half_written):
+        for file in chain(self._units.glob("[0-9]*/*seed-*.png*"), losers, *half_written):
             file.unlink(missing_ok=True)
         for staging in self._units.glob(".*"):
             shutil.rmtree(staging, ignore_errors=True)
+        remove_traces(self.path)
 
     def _winners(self) -> list[dict[str, Any]]:
         outcome = self.outcome()
@@ -130,6 +146,7 @@ class RunDirectory:
         if outcome := self.outcome():
             for candidate in outcome["candidates"][: self.request.keep]:
                 write_bytes(self._stored(candidate["seed"]), (self.path / candidate["image"]).read_bytes())
+            remove_traces(self.path)  # what is wanted from now on is said when run.json has the new n
             (self.path / "result.json").unlink()
             sync_names(self.path)
 
@@ -141,3 +158,14 @@ class RunDirectory:
             if not self._folder(index).exists():
                 raise
         sync_names(self._units)
+
+
+def remove_traces(path: Path) -> None:
+    """Remove what only workers needed; one that is late makes do without."""
+    for file in (path / WANTED, *path.glob(f".{WANTED}.*")):
+        file.unlink(missing_ok=True)
+    # Renamed first: a worker that takes a lease right now finds no folder, and leaves nothing in it.
+    with suppress(FileNotFoundError):
+        os.rename(path / LEASES, path / f".{LEASES}.{uuid.uuid4().hex}")
+    for folder in path.glob(f".{LEASES}.*"):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
-from sana_scale.batch_work import draw_batch, judge_batch
-from sana_scale.halving import Pilot, race
-from sana_scale.judging import CheckedJudge
+from sana_scale.halving import Pilot, draw_batch, race
+from sana_scale.judging import CheckedJudge, judge_batch
 from sana_scale.protocols import Judge, PreviewingSampler, Sampler
 from sana_scale.ranking import entering
 from sana_scale.request import Request

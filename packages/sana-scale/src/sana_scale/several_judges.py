@@ -1,5 +1,6 @@
 """Several judges as one: their weighted mean, or the strictest of them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -22,17 +23,20 @@ class Weighted(Generic[Image]):
             raise ValueError(
                 f"{len(self.judges)} judges and {len(self.weights)} weights: it takes one weight per judge"
             )
-        if not all(weight > 0 for weight in self.weights):
-            raise ValueError(f"weights={list(self.weights)} must all be above 0: leave out a judge that does not count")
+        if not all(0 < weight < math.inf for weight in self.weights):
+            raise ValueError(
+                f"weights are {list(self.weights)}; each must be above 0 and finite: leave out a judge "
+                "that does not count"
+            )
 
     def __call__(self, prompt: str, images: Sequence[Image], /) -> list[float]:
         """One score per image."""
-        total = sum(self.weights)
-        weighted = [
-            [score * weight / total for score in scores]
-            for scores, weight in zip(ask_all(self.judges, prompt, images), self.weights, strict=True)
-        ]
-        return [sum(scores) for scores in zip(*weighted, strict=True)]
+        answers = ask_all(self.judges, prompt, images)
+        # Divided last: judges that all say 1.0 give 1.0, and not 0.9999999999999999.
+        return [self._sum(scores) / sum(self.weights) for scores in zip(*answers, strict=True)]
+
+    def _sum(self, scores: Sequence[float]) -> float:
+        return sum(score * weight for score, weight in zip(scores, self.weights, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Minimum(Generic[Image]):
 
     def __post_init__(self) -> None:
         if not self.judges:
-            raise ValueError("Minimum([]) has no judge: it takes at least one")
+            raise ValueError("there are no judges; Minimum takes at least one")
 
     def __call__(self, prompt: str, images: Sequence[Image], /) -> list[float]:
         """One score per image."""

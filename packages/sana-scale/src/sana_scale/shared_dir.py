@@ -1,5 +1,6 @@
 """Workers that share a run directory and nothing else: processes here, and whoever joins from other machines."""
 
+import math
 import pickle
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -13,7 +14,8 @@ from sana_scale.leases import Leases
 from sana_scale.protocols import Judge, Sampler
 from sana_scale.search import Search
 from sana_scale.streaming import streamed
-from sana_scale.units import Drawn, Judged
+from sana_scale.units import Drawn, Judged, Unit
+from sana_scale.whole_numbers import whole_number
 from sana_scale.worker_processes import WorkerProcesses
 
 if TYPE_CHECKING:
@@ -42,8 +44,13 @@ class SharedDir:
     lease_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.workers < 0 or not self.lease_seconds > 0:
-            raise ValueError(f"workers={self.workers} must be at least 0, lease_seconds={self.lease_seconds} above 0")
+        object.__setattr__(self, "workers", whole_number("workers", self.workers, least=0))
+        if not 0 < self.lease_seconds < math.inf:
+            raise ValueError(f"lease_seconds is {self.lease_seconds}; it must be above 0 and finite")
+        if isinstance(self.devices, str):
+            raise TypeError(
+                f"devices is {self.devices!r}; it must be a tuple with one value of CUDA_VISIBLE_DEVICES per process"
+            )
         check_picklable(self.make_sampler, self.make_judge)
 
     @property
@@ -54,9 +61,11 @@ class SharedDir:
     @contextmanager
     def working(self, searches: Sequence[Search[Any]], run_dir: Path | None) -> Iterator[Make]:
         """Within this context the workers are up."""
-        from sana_scale.shared_run import remove_traces, write_wanted  # needs Pillow
+        from sana_scale.run_directory import LEASES, remove_traces  # needs Pillow
+        from sana_scale.shared_run import write_wanted
 
         assert run_dir is not None
+        (run_dir / LEASES).mkdir(exist_ok=True)
         places = {id(search): place for place, search in enumerate(searches)}
         arguments = (run_dir, self.make_sampler, self.make_judge, self.lease_seconds)
         with WorkerProcesses(_work, arguments, count=self.workers, devices=self.devices) as processes:
@@ -65,14 +74,27 @@ class SharedDir:
                 wanted = list(batches)
                 write_wanted(run_dir, ((places[id(search)], index) for search, index in wanted))
                 for search, index in wanted:
-                    while (unit := search.store.recorded(index)) is None:
-                        processes.mend()
-                        time.sleep(POLL_SECONDS)
+                    unit = _awaited(search, index, processes)
                     processes.forgive()
                     yield search, Judged(unit=unit)
 
             yield make
         remove_traces(run_dir)
+
+
+def _awaited(search: Search[Any], index: int, processes: WorkerProcesses) -> Unit:
+    """The record of a unit, as soon as a worker has written it."""
+    while True:
+        all_left = processes.all_left  # asked before the look: the last worker records its unit and leaves
+        if unit := search.store.recorded(index):
+            return unit
+        if all_left:
+            raise RuntimeError(
+                f"every worker ended with exit code 0 and left batch {index} of {search.request.prompt!r} undone: "
+                "a sampler or a judge must raise an exception where it fails, and not call sys.exit()"
+            )
+        processes.mend()
+        time.sleep(POLL_SECONDS)
 
 
 def check_picklable(make_sampler: object, make_judge: object) -> None:
@@ -113,9 +135,11 @@ def _work(
     lease_seconds: float,
     wanted: Callable[[], bool],
 ) -> None:
-    from sana_scale.shared_run import LEASES, SharedRun  # needs Pillow
+    from sana_scale.run_directory import LEASES  # needs Pillow
+    from sana_scale.shared_run import SharedRun
 
-    run = SharedRun.opened(path, make_sampler(), make_judge())
+    sample, judge = make_sampler(), make_judge()
+    run = SharedRun.opened(path, sample, judge)
     leases = Leases(path / LEASES, seconds=lease_seconds)
     with leases.kept_alive():
         while wanted() and not run.over:
@@ -125,7 +149,9 @@ def _work(
                     return
                 leases.release(number)
             if run.complete:
-                return
+                if not run.grown:
+                    return
+                run = SharedRun.opened(path, sample, judge)
             time.sleep(POLL_SECONDS)
 
 
@@ -156,7 +182,7 @@ def _stored(search: Search[Any], judged: Judged[Any]) -> bool:
     try:
         search.put(judged)
     except FileNotFoundError:
-        if search.store.outcome() is None:
-            raise
-        return False
+        if search.store.outcome() is not None:
+            return False
+        search.put(judged)  # finished, cleared up, and already reopened with a larger n
     return True

@@ -2,19 +2,15 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from sana_scale.files import write_json
+from sana_scale.files import read_text, write_json
 from sana_scale.protocols import Judge, Sampler
 from sana_scale.request import Request
 from sana_scale.run_claim import read_description
-from sana_scale.run_directory import RunDirectory
+from sana_scale.run_directory import WANTED, RunDirectory
 from sana_scale.search import Search
-
-WANTED = "wanted.json"
-LEASES = "leases"
 
 
 class SharedRun:
@@ -52,6 +48,14 @@ class SharedRun:
         """Whether every unit there may be is there, as far as `free` has looked."""
         return all(search.tally.full for search in self.searches)
 
+    @property
+    def grown(self) -> bool:
+        """Whether a driver has asked for a larger n since: this worker joined while the run was being reopened."""
+        try:
+            return bool(read_description(self.path)["n"] > self.searches[0].request.n)
+        except FileNotFoundError:
+            return False
+
     def free(self) -> Iterator[tuple[Search[Any], int, int]]:
         """What the driver wants and nobody has finished: search, index, and the number of its lease."""
         for place, index in read_wanted(self.path):
@@ -76,15 +80,7 @@ def write_wanted(path: Path, units: Iterable[tuple[int, int]]) -> None:
 def read_wanted(path: Path) -> list[tuple[int, int]]:
     """What the driver wants at the moment; nothing before it has said so."""
     try:
-        units = json.loads((path / WANTED).read_text(encoding="utf-8"))
+        units = json.loads(read_text(path / WANTED))
     except FileNotFoundError:
         return []
     return [(place, index) for place, index in units]
-
-
-def remove_traces(path: Path) -> None:
-    """Remove what only workers needed; one that is late makes do without."""
-    for file in (path / WANTED, *path.glob(f".{WANTED}.*"), *path.glob(f"{LEASES}/*")):
-        file.unlink(missing_ok=True)
-    with suppress(OSError):  # a late worker has put a lease there
-        (path / LEASES).rmdir()

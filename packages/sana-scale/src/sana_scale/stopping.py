@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from sana_scale.expected_excess import expected_excess
+from sana_scale.whole_numbers import whole_number
 
 
 @runtime_checkable
@@ -29,7 +30,7 @@ class Threshold:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.score):
-            raise ValueError(f"Threshold(score={self.score}): the score must be a finite number")
+            raise ValueError(f"Threshold's score is {self.score}; it must be a finite number")
 
     def __call__(self, scores: Sequence[float], seconds: float, /) -> bool:
         """Whether an image is good enough: the newest, or one from before there were enough to keep."""
@@ -43,8 +44,7 @@ class NoGain:
     images: int
 
     def __post_init__(self) -> None:
-        if self.images < 1:
-            raise ValueError(f"NoGain(images={self.images}): the number of images to wait must be at least 1")
+        object.__setattr__(self, "images", whole_number("NoGain's images", self.images, least=1))
 
     def __call__(self, scores: Sequence[float], seconds: float, /) -> bool:
         """Whether the best score is older than the window."""
@@ -68,11 +68,11 @@ class ImprovementBelow:
 
     def __post_init__(self) -> None:
         if math.isnan(self.ceiling):
-            raise ValueError("ImprovementBelow(ceiling=nan): the ceiling must be a number, or math.inf for none")
+            raise ValueError("ImprovementBelow's ceiling is nan; it must be a number, or math.inf for none")
         if not 0 < self.cost < math.inf:
-            raise ValueError(f"ImprovementBelow(cost={self.cost}): the cost of an image must be above 0 and finite")
-        if self.at_least < 3:
-            raise ValueError(f"ImprovementBelow(at_least={self.at_least}): a spread needs at least 3 images")
+            raise ValueError(f"ImprovementBelow's cost is {self.cost}; it must be above 0 and finite")
+        # A spread needs three scores.
+        object.__setattr__(self, "at_least", whole_number("ImprovementBelow's at_least", self.at_least, least=3))
 
     def __call__(self, scores: Sequence[float], seconds: float, /) -> bool:
         """Whether the next image is not worth its cost."""
@@ -100,10 +100,10 @@ class Budget:
     def __post_init__(self) -> None:
         if self.images is None and self.seconds is None:
             raise ValueError("Budget() limits nothing: give images=, seconds= or both")
-        if (self.images is not None and self.images < 1) or (
-            self.seconds is not None and not 0 < self.seconds < math.inf
-        ):
-            raise ValueError(f"{self!r}: images must be at least 1 and seconds above 0 and finite")
+        if self.images is not None:
+            object.__setattr__(self, "images", whole_number("Budget's images", self.images, least=1))
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise ValueError(f"Budget's seconds is {self.seconds}; it must be above 0 and finite")
 
     def __call__(self, scores: Sequence[float], seconds: float, /) -> bool:
         """Whether one of the two is spent."""

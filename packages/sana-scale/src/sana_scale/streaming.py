@@ -6,18 +6,18 @@ from contextvars import copy_context
 from typing import TypeVar
 
 Item = TypeVar("Item")
-Drawn = TypeVar("Drawn")
-Judged = TypeVar("Judged")
+DrawnT = TypeVar("DrawnT")
+JudgedT = TypeVar("JudgedT")
 
 
 def streamed(
     items: Iterable[Item],
-    draw: Callable[[Item], Drawn],
-    judge: Callable[[Drawn], Judged],
+    draw: Callable[[Item], DrawnT],
+    judge: Callable[[DrawnT], JudgedT],
     *,
     waits: Callable[[Item], bool] = lambda item: False,
     overlap: bool = True,
-) -> Generator[Judged, None, None]:
+) -> Generator[JudgedT, None, None]:
     """Yield `judge(draw(item))` in the order of `items`, judging in a second thread while the next item is drawn.
 
     Everything is drawn in the calling thread. An item that `waits` is drawn when all before it have been yielded;
@@ -25,7 +25,7 @@ def streamed(
     models at work at once may only have been too much for the memory. What was drawn before an error is yielded first.
     """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge") as judging:
-        waiting: tuple[Drawn, Future[Judged]] | None = None
+        waiting: tuple[DrawnT, Future[JudgedT]] | None = None
         for item in items:
             if waiting and (waits(item) or not overlap):
                 yield _settle(*waiting, judge)
@@ -42,14 +42,14 @@ def streamed(
             yield _settle(*waiting, judge)
 
 
-def _attempt(draw: Callable[[Item], Drawn], item: Item) -> tuple[Drawn | None, Exception | None]:
+def _attempt(draw: Callable[[Item], DrawnT], item: Item) -> tuple[DrawnT | None, Exception | None]:
     try:
         return draw(item), None
     except Exception as error:
         return None, error
 
 
-def _settle(drawn: Drawn, future: Future[Judged], judge: Callable[[Drawn], Judged]) -> Judged:
+def _settle(drawn: DrawnT, future: Future[JudgedT], judge: Callable[[DrawnT], JudgedT]) -> JudgedT:
     try:
         return future.result()
     except Exception:

@@ -37,7 +37,12 @@ class WorkerProcesses:
         self._kills = 0
 
     def __enter__(self) -> Self:
-        self._processes = [self._start(place) for place in range(self._count)]
+        try:
+            for place in range(self._count):
+                self._processes.append(self._start(place))
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -49,13 +54,21 @@ class WorkerProcesses:
             process.join()
             errors.close()
 
+    @property
+    def all_left(self) -> bool:
+        """Whether there were workers and every one has left of itself."""
+        return bool(self._processes) and all(process.exitcode == 0 for process, _ in self._processes)
+
     def mend(self) -> None:
         """Restart workers that were killed; raise the error of one that failed."""
         for place, (process, errors) in enumerate(self._processes):
-            if process.is_alive() or process.exitcode == 0:
-                continue
+            ended = not process.is_alive()
+            # Read also while it lives: an error larger than the pipe, 64 KB, keeps its sender waiting for a reader. And
+            # read after is_alive: what a process sent that had ended by then is in the pipe.
             if error := _received(errors):
                 raise error
+            if not ended or process.exitcode == 0:
+                continue
             if process.exitcode is not None and 0 < process.exitcode != LEFT:  # a signal would be below 0
                 raise RuntimeError(
                     f"a worker ended with exit code {process.exitcode} before it could say why; what it printed does. "
@@ -108,10 +121,10 @@ def _leave(*signal_and_frame: object) -> None:
 
 
 def _received(errors: Connection) -> Exception | None:
-    """What a process that has ended sent before; None from one that was killed."""
+    """The error that a process sent; None from one that lives and is well, or was killed, if need be while it sent."""
     try:
         error = errors.recv() if errors.poll() else None
-    except EOFError:
+    except (EOFError, OSError):
         return None
     except Exception as failure:  # pickled by one process and unreadable for the other
         return RuntimeError(f"a worker failed with an error that cannot be read here: {failure}")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 # What may differ between a run and its resumption: nothing of it changes the weights.
 _FREE = {
     "run_dir", "checkpoint_every", "keep_checkpoints", "background_checkpoints", "log_every", "validate_every",
-    "sample_every", "workers", "progress", "tensorboard", "plots", "ema_offload",
+    "sample_every", "workers", "progress", "tensorboard", "plots", "ema_offload", "shard_over",
 }  # fmt: skip
 
 
@@ -39,6 +39,8 @@ class TrainConfig:
         compile: torch.compile each block, for each size of latents; captions keep their padding, to be of one length.
         step_in_backward: update each parameter as soon as its gradient is there and free the gradient, so that the
             whole set never exists. One process; needs accumulate 1 and grad_clip None.
+        shard_over: processes that hold the weights between them, such as the 8 of a node; every so many hold another
+            copy, and only gradients go between copies (HSDP). None: all processes, which takes the least memory.
         spike_sigmas: a loss or gradient norm so many standard deviations above its running mean skips the step;
             None skips only what is not finite.
         max_skips: after so many skipped steps in a row, training returns to the last good checkpoint and passes over
@@ -70,6 +72,7 @@ class TrainConfig:
     activation_checkpointing: bool = False
     compile: bool = False
     step_in_backward: bool = False
+    shard_over: int | None = None
     spike_sigmas: float | None = 6.0
     max_skips: int = 5
     validate_every: int = 0
@@ -85,15 +88,17 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "max_skips", "checkpoint_every", "keep_checkpoints", "log_every"):
-            if getattr(self, name) < 1:
+            if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("warmup_steps", "decay_steps", "workers", "validate_every", "sample_every"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         for name in ("grad_clip", "spike_sigmas"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}; it must be positive, or None for none")
+        if self.shard_over is not None and not self.shard_over >= 1:
+            raise ValueError(f"shard_over is {self.shard_over}; it must be at least 1, or None for all processes")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}; it must be in [0, 1), or None for no average")
         if not 0 <= self.final_lr_factor <= 1:
@@ -107,6 +112,11 @@ class TrainConfig:
             raise ValueError(
                 f"warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} do not fit into "
                 f"steps {self.steps}: shorten them or train longer"
+            )
+        if self.steps == self.decay_steps == 1 and self.final_lr_factor == 0:
+            raise ValueError(
+                "steps is 1, decay_steps 1 and final_lr_factor 0: the only step would have a learning rate of 0, so "
+                "leave decay_steps out"
             )
         if self.step_in_backward and (self.accumulate > 1 or self.grad_clip is not None):
             raise ValueError(

@@ -1,7 +1,7 @@
 """The processes of a run: one, or those that torchrun started, on one machine or many."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -65,6 +65,13 @@ def summed(values: Tensor) -> Tensor:
         values = values.clone()
         dist.all_reduce(values)
     return values
+
+
+def share_first(tensors: Iterable[Tensor]) -> None:
+    """Give all processes the first one's values of `tensors`, in place."""
+    if dist.is_initialized():
+        for work in [dist.broadcast(tensor.data, src=0, async_op=True) for tensor in tensors]:
+            work.wait()
 
 
 def summing_dtype(device: torch.device) -> torch.dtype:

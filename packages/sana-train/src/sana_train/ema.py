@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from sana_train.came.sharding import local
+
 
 class EMA:
     """Keeps `average = d * average + (1 - d) * weight` in fp32 for every parameter.
@@ -37,8 +39,8 @@ class EMA:
         """Take the model's present weights into the average."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, weight in self._weights.items():  # one by one: all in fp32 at once would be another set of weights
-            average = _local(self.averages[name])
-            average.lerp_(_local(weight.detach()).to(average), 1 - decay)
+            average = local(self.averages[name])
+            average.lerp_(local(weight.detach()).to(average), 1 - decay)
         self.updates += 1
 
     @contextmanager
@@ -56,8 +58,4 @@ class EMA:
     @torch.no_grad()
     def _write(self, values: dict[str, Tensor]) -> None:
         for name, weight in self._weights.items():
-            _local(weight).copy_(_local(values[name]))
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+            local(weight).copy_(local(values[name]))

@@ -1,5 +1,6 @@
 """Rectified flow: the straight path from data to noise and its velocity (SANA, section 3)."""
 
+import math
 from typing import Literal
 
 import torch
@@ -39,7 +40,7 @@ class FlowMatching:
         caption_dropout: float = 0.0,
         null_caption: Tensor | None = None,
     ) -> None:
-        if shift <= 0:
+        if not (math.isfinite(shift) and shift > 0):
             raise ValueError(f"shift is {shift}; it must be positive (3.0 up to 2K pixels, 6.0 at 4K)")
         if weighting not in ("logit_normal", "uniform"):
             raise ValueError(f"weighting is {weighting!r}; it must be 'logit_normal' or 'uniform'")

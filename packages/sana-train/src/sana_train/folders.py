@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -32,16 +33,27 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(staging, ignore_errors=True)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Let `path` hold `content`: readers see the old file or the new one, and a failed write leaves the old one."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
+@contextmanager
+def replacing(path: Path, *, alone: bool = False) -> Iterator[Path]:
+    """Yield the path of a file to be written, which then takes the place of `path`.
+
+    Readers see the old file or the new one, and a failed write leaves the old one. Where the caller is `alone` in
+    writing it, by a lock, what a killed writer has left is written over.
+    """
+    staging = path.with_name(f".{path.name}.tmp" if alone else f".{path.name}.{os.getpid()}.tmp")
     try:
-        write_synced(staging, content)
+        yield staging
+        sync(staging)
         staging.replace(path)
-    except BaseException:
+    finally:
         staging.unlink(missing_ok=True)
-        raise
     sync(path.parent)
+
+
+def replace_file(path: Path, content: bytes, *, alone: bool = False) -> None:
+    """Let `path` hold `content`, as `replacing` does."""
+    with replacing(path, alone=alone) as staging:
+        staging.write_bytes(content)
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -61,6 +73,8 @@ def sync_folder(folder: Path) -> None:
 
 def sync(path: Path) -> None:
     """Have a file's content, or a folder's list of names, on the disk."""
+    if os.name == "nt":  # Windows opens no folder, and syncs nothing that is open for reading
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -37,7 +37,7 @@ def plot_run(run_dir: str | Path) -> list[Path]:
 
 
 def smoothed(values: list[float], *, share: float = 0.02) -> list[float]:
-    """An exponential mean over about `share` of the values, without the bias of its start; NaN is passed over."""
+    """An exponential mean over about `share` of the values, without the bias of its start; NaN is skipped."""
     keep = 1 - 1 / max(1.0, share * len(values))
     total = weight = 0.0
     means = []

@@ -6,11 +6,12 @@ from functools import partial
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from sana_train.config import TrainConfig
+from sana_train.distributed import share_first, world_size
 
 SIZES = 128  # that a block may be compiled for: public checkpoints have 33 to 40; PyTorch gives up after 8
 
@@ -23,14 +24,14 @@ def prepare(model: nn.Module, config: TrainConfig) -> None:
     """
     blocks = list(dict.fromkeys(repeated_blocks(model)))  # a block that is used twice is there once
     if config.activation_checkpointing:
-        for block in blocks:
+        for block in filter(_keeps_activations, blocks):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     if config.compile:
         torch._dynamo.config.recompile_limit = max(SIZES, torch._dynamo.config.recompile_limit)
         for block in blocks:
             block.compile(dynamic=False)  # one graph for all sizes of latents fails to compile on a CPU (PyTorch 2.13)
-    if dist.is_initialized() and not isinstance(model, FSDPModule):
-        _shard(model, blocks, torch.bfloat16 if config.precision == "bf16" else None)
+    if dist.is_initialized():
+        _shard(model, blocks, config)
 
 
 def repeated_blocks(module: nn.Module) -> Iterator[nn.Module]:
@@ -42,13 +43,30 @@ def repeated_blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from repeated_blocks(child)
 
 
-def _shard(model: nn.Module, blocks: list[nn.Module], gathered_as: torch.dtype | None) -> None:
-    device = next(model.parameters()).device.type
-    for tensor in (*model.parameters(), *model.buffers()):
-        dist.broadcast(tensor.data, src=0)
-    mesh = init_device_mesh(device, (dist.get_world_size(),))
+def _keeps_activations(block: nn.Module) -> bool:
+    """Whether an earlier preparation has not made it recompute them: twice would cost another forward pass."""
+    return getattr(block.forward, "func", None) is not checkpoint
+
+
+def _shard(model: nn.Module, blocks: list[nn.Module], config: TrainConfig) -> None:
+    mesh = _mesh(next(model.parameters()).device.type, config.shard_over or world_size())
+    gathered_as = torch.bfloat16 if config.precision == "bf16" else None
+    share_first((*model.parameters(), *model.buffers()))
     # Inputs are left alone: in bf16 the timestep 733 would become 732.
     policy = MixedPrecisionPolicy(param_dtype=gathered_as, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def _mesh(device: str, shard_over: int) -> DeviceMesh:
+    """All processes in a row, or copies of the weights by the processes that hold one between them."""
+    copies, rest = divmod(world_size(), shard_over)
+    if rest:
+        raise ValueError(
+            f"shard_over is {shard_over} and there are {world_size()} processes; it must divide their number, such as "
+            "the processes of a node do"
+        )
+    if copies == 1:
+        return init_device_mesh(device, (shard_over,))
+    return init_device_mesh(device, (copies, shard_over), mesh_dim_names=("copies", "shards"))

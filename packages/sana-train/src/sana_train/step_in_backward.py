@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sana_train.checkpointing.optimizer_state import step_one
+from sana_train.growth.schedule import FROZEN
 
 
 class StepInBackward:
@@ -18,7 +19,7 @@ class StepInBackward:
     and a tensor whose gradient is not finite is left out alone.
 
     Raises:
-        ValueError: the optimizer updates several matrices as one.
+        ValueError: the optimizer updates several matrices as one, or some parameters wait for a grown model's new ones.
 
     Attributes:
         updated: how many tensors the present or last backward pass updated.
@@ -30,6 +31,11 @@ class StepInBackward:
         if any(group.get("joined") for group in optimizer.param_groups):
             raise ValueError(
                 "step_in_backward with joined matrices: their gradients never exist together, so choose one"
+            )
+        if frozen := max(group.get(FROZEN, 0) for group in optimizer.param_groups):
+            raise ValueError(
+                f"step_in_backward with frozen_steps {frozen}: within one backward pass some old parameters would "
+                "still wait for the new blocks and others no longer, so choose one"
             )
         self.optimizer = optimizer
         self.updated = self.skipped = 0

@@ -47,13 +47,15 @@ class Trainer:
 
     The run can be killed at any instant: `Trainer.resume` goes on from the newest checkpoint and ends in the same
     weights, optimizer state and log as a run that was never stopped, bit for bit with as many processes on the same
-    kind of machine. With another number of processes the state is read bit for bit too, and sums round differently.
+    kind of machine. With another number of processes the state is read bit for bit too, but sums round differently, and
+    dropout layers, which draw in each process, drop other values.
 
     The folder `run_dir/model` holds the averaged weights, written by the model's own `save_pretrained(dir)` where it
     has one, else as `model.safetensors`.
 
     Args:
-        model: the model, with the same weights in every process (those of the first one are used). `fit` calls
+        model: the model, with the same weights in every process (those of the first one are used, and its buffers
+            after each step, such as batch-norm statistics); once sharded, no other Trainer can take it. `fit` calls
             its `train()`: a model with a part that stays in eval mode, such as a frozen batch norm, says so there.
         objective: the loss of a batch.
         optimizer: an optimizer of the model's parameters, or a function that makes one from the prepared model: needed
@@ -65,8 +67,9 @@ class Trainer:
         settings: what else must not change when the run is resumed, such as the objective's and the data's; JSON.
 
     Raises:
-        ValueError: the optimizer does not fit the model, the options do not fit several processes, or one of
-            `validation` and `validate_every`, or of `sample` and `sample_every`, is given without the other.
+        ValueError: the optimizer does not fit the model, the model is sharded already, the options do not fit several
+            processes, or one of `validation` and `validate_every`, or of `sample` and `sample_every`, is given without
+            the other.
     """
 
     def __init__(
@@ -81,6 +84,11 @@ class Trainer:
         sample: Sample | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
+        if isinstance(model, FSDPModule):
+            raise ValueError(
+                "the model is sharded already, as another Trainer or fully_shard leaves it: make a new model for each "
+                "Trainer, which shards it"
+            )
         if world_size() > 1 and (isinstance(optimizer, Optimizer) or config.step_in_backward):
             what = "step_in_backward" if config.step_in_backward else "a ready optimizer"
             raise ValueError(
@@ -108,7 +116,8 @@ class Trainer:
             self.run_dir / "checkpoints", keep=config.keep_checkpoints, background=config.background_checkpoints
         )
         self._log = MetricsLog(self.run_dir, tensorboard=config.tensorboard and rank() == 0)
-        self._is_ours = False  # whether run_dir holds this run, saved or resumed
+        self._saved_step: int | None = None  # of the checkpoint in run_dir that this run wrote or read last
+        self._allow_changes = False
         self._stopped = False
         self._skipped: dict[int, list[str]] = {}  # steps skipped in a row, and the keys of their samples
         self._returns: Counter[int] = Counter()  # to the checkpoint of a step
@@ -147,7 +156,7 @@ class Trainer:
             settings=settings,
             allow_changes=allow_changes,
         )
-        if not trainer._is_ours:
+        if trainer._saved_step is None:
             raise CheckpointError(f"{run_dir} holds no checkpoint: start the run with Trainer(...).fit()")
         return trainer
 
@@ -169,13 +178,17 @@ class Trainer:
         trainer = cls(
             model, objective, optimizer, batches, config, validation=validation, sample=sample, settings=settings
         )
+        trainer._allow_changes = allow_changes
         saved = trainer._checkpoints.newest()
         if saved is not None:
-            trainer._go_on_from(saved, allow_changes=allow_changes)
+            trainer._go_on_from(saved)
         return trainer
 
     def fit(self) -> bool:
         """Train to the last step; `run_dir/model` then holds the result.
+
+        Where another process has trained the run further since it was resumed, it goes on from that process's newest
+        checkpoint.
 
         Returns whether the last step is reached: a SIGTERM to any process saves a checkpoint and stops earlier.
 
@@ -208,21 +221,30 @@ class Trainer:
         """Write a checkpoint and the averaged model; every process calls it.
 
         Raises:
-            CheckpointError: a new run would write over the one that `run_dir` holds, or it could not be written.
+            CheckpointError: it would replace a run that `run_dir` holds, or what another process has saved of this one
+                since it was resumed; or it could not be written.
         """
-        self._claim_folder()
+        self._check_newest()
         self._checkpoints.save(self.step, self._state.tensors(), self._state.facts())
+        self._saved_step = self.step
         self._write_model()
 
-    def _claim_folder(self) -> None:
-        if not self._is_ours and self._checkpoints.newest() is not None:
+    def _check_newest(self) -> None:
+        newer = self._checkpoints.newer_than(self._saved_step)
+        if newer is not None and self._saved_step is None:
             raise CheckpointError(f"{self.run_dir} holds a run: go on with Trainer.resume, or give another run_dir")
-        self._is_ours = True
+        if newer is not None:
+            raise CheckpointError(
+                f"another process has trained {self.run_dir} to step {newer.step} since it was read at step "
+                f"{self._saved_step}: go on with Trainer.resume"
+            )
 
     def _begin(self) -> None:
-        if self._is_ours:
+        if self._saved_step is None:
+            self._check_newest()
+        else:
+            self._catch_up()
             self._write_model()  # a kill may have come between the checkpoint and its model
-        self._claim_folder()
         if self.step == 0 and jumps_at_first(self.optimizer) and self.config.warmup_steps == 0:
             logger.warning(
                 "CAME's first step moves weights by 11 times the learning rate, and warmup_steps is 0: warm up over "
@@ -231,6 +253,13 @@ class Trainer:
         self._stopped = False
         if rank() == 0:
             self._log.forget_after(self.step)
+
+    def _catch_up(self) -> None:
+        """Before the lock was taken another process may have gone on, whose work must not be trained over."""
+        newer = self._checkpoints.newer_than(self._saved_step)
+        if newer is not None:
+            logger.warning("another process has trained %s to step %d: going on there", self.run_dir, newer.step)
+            self._go_on_from(newer)
 
     def _train(self, progress: Progress, stop: StopRequest) -> None:
         """Train until the last step, a request to stop, or a return to the last good checkpoint."""
@@ -327,9 +356,9 @@ class Trainer:
         self._append({"step": failed, "returned_to": self.step, "reason": reason, "passed_over": passed_over})
         self._skipped.clear()
 
-    def _go_on_from(self, saved: Saved, *, allow_changes: bool) -> None:
+    def _go_on_from(self, saved: Saved) -> None:
         changes = self._state.changes(saved.facts)
-        if changes and not allow_changes:
+        if changes and not self._allow_changes:
             raise CheckpointError(
                 f"{self.run_dir} was started otherwise ({', '.join(changes)}): use the same settings, "
                 "or pass allow_changes=True"
@@ -347,8 +376,7 @@ class Trainer:
     def _restore(self, saved: Saved) -> None:
         self._checkpoints.load(saved, self._state.blank(saved.facts))
         self._state.load_facts(saved.facts)
-        self.step = saved.step
-        self._is_ours = True
+        self.step = self._saved_step = saved.step
 
     def _write_model(self) -> None:
         self._folder.write(self.run_dir / "model", self.model, self.ema.averages if self.ema else {})

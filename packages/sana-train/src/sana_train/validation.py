@@ -5,10 +5,9 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from sana_train.distributed import summing_dtype
+from sana_train.distributed import rank, summed, summing_dtype, world_size
 from sana_train.draws import Draws
 from sana_train.flow_matching import FlowMatching
 from sana_train.objective import Batch
@@ -57,9 +56,9 @@ class FlowValidation:
                 for bin in range(self.bins):
                     slots = [place % samples for place in places]
                     errors[bin, places.start : places.stop] = self._errors(model, slots, bin)
-        if dist.is_initialized():
-            dist.all_reduce(errors)  # each process left zero what it did not measure, so the sum rounds nothing
-        errors = errors[:, :samples]
+        errors = summed(errors)[
+            :, :samples
+        ]  # each process left zero what it did not measure, so the sum rounds nothing
         means = errors.mean(1).tolist()
         edges = [f"{edge / self.bins:.{self._digits}f}" for edge in range(self.bins + 1)]
         per_bin = {f"val/loss_t{low}-{high}": mean for (low, high), mean in zip(pairwise(edges), means, strict=True)}
@@ -71,9 +70,8 @@ class FlowValidation:
         The places beyond the samples repeat some: a sharded model needs as many passes in every process.
         """
         samples = len(self.batch["latents"])
-        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        share = -(-samples // world)
-        return samples, range(rank * share, (rank + 1) * share), share * world
+        share = -(-samples // world_size())
+        return samples, range(rank() * share, (rank() + 1) * share), share * world_size()
 
     def _errors(self, model: nn.Module, slots: list[int], bin: int) -> Tensor:
         device = next(model.parameters()).device

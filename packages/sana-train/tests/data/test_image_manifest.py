@@ -131,7 +131,7 @@ def test_a_file_that_is_no_manifest_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no manifest .*: write one with `sana index-dataset FOLDER`"):
         ImageManifest.read(path)
     path.write_bytes(b"PAR1 nonsense")
-    with pytest.raises(ValueError, match="is no Parquet file, or damaged"):
+    with pytest.raises(ValueError, match="is not a Parquet file, or is damaged"):
         ImageManifest.read(path)
     parquet.write_table(pyarrow.table({"key": ["a"]}), path)
     with pytest.raises(ValueError, match="lacks the columns file, offset, size, height, width, captions"):

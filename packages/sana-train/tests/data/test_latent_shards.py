@@ -213,3 +213,10 @@ def test_captions_that_are_not_shared_out_are_refused(tmp_path, counts):
             captions_of=counts,
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_shard_that_is_rewritten_during_a_run_is_named(folder):
+    shards = LatentShards(folder, batch_size=4)
+    write(folder / "a.safetensors", 2)
+    with pytest.raises(ValueError, match=r"a.safetensors has been rewritten .* \(2 samples, .*; it had 5"):
+        keys(shards)

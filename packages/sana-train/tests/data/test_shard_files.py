@@ -59,7 +59,7 @@ def test_a_name_that_the_reader_does_not_look_for_is_refused(tmp_path):
 def test_a_damaged_file_is_named(tmp_path):
     path = write(tmp_path / "0.safetensors")
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(ValueError, match=r"0\.safetensors is no safetensors file, or damaged"):
+    with pytest.raises(ValueError, match=r"0\.safetensors is not a safetensors file, or is damaged"):
         read_header(path)
 
 

@@ -60,11 +60,11 @@ def test_what_is_no_plain_file_is_skipped(tmp_path, kind):
 
 def test_what_is_no_plain_tar_is_named(tmp_path, write_tar):
     (tmp_path / "x.tar").write_bytes(b"no tar" * 1000)
-    with pytest.raises(ValueError, match=r"x\.tar is no plain tar, or cut short"):
+    with pytest.raises(ValueError, match=r"x\.tar is not a plain tar, or is cut short"):
         samples(tmp_path / "x.tar")
     with tarfile.open(tmp_path / "y.tar", "w:gz") as archive:
         archive.addfile(tarfile.TarInfo("a.jpg"))
-    with pytest.raises(ValueError, match=r"y\.tar is no plain tar.*: unpack compressed ones"):
+    with pytest.raises(ValueError, match=r"y\.tar is not a plain tar.*: unpack compressed ones"):
         samples(tmp_path / "y.tar")
 
 
@@ -74,8 +74,8 @@ MEMBER = 512 + 2048  # bytes of a header and of 2000 bytes in blocks
 @pytest.mark.parametrize(
     ("end", "message"),
     [
-        (5000, r"x\.tar is no plain tar, or cut short"),
-        (2 * MEMBER + 100, r"x\.tar is no plain tar, or cut short|x\.tar is cut short at byte 5,120"),
+        (5000, r"x\.tar is not a plain tar, or is cut short"),
+        (2 * MEMBER + 100, r"x\.tar is not a plain tar, or is cut short|x\.tar is cut short at byte 5,120"),
         (2 * MEMBER, r"x\.tar is cut short at byte 5,120, before the end mark of a tar"),
     ],
     ids=["in a member", "in a header", "between members"],

@@ -64,7 +64,7 @@ def test_a_plan_names_the_sources_in_order(grown):
 @pytest.mark.parametrize("text", ["[]", "{}", '{"format": 2}', "not JSON"])
 def test_another_file_is_no_plan(tmp_path, text):
     (tmp_path / "growth.json").write_text(text)
-    with pytest.raises(ValueError, match=r"growth.json is no growth plan"):
+    with pytest.raises(ValueError, match=r"growth.json is not a growth plan"):
         GrowthPlan.load(tmp_path / "growth.json")
 
 
@@ -93,13 +93,13 @@ def test_a_field_of_another_type_is_named(tmp_path, grown, field, value):
     grown[1].save(tmp_path / "growth.json")
     fields = json.loads((tmp_path / "growth.json").read_text()) | {field: value}
     (tmp_path / "growth.json").write_text(json.dumps(fields))
-    with pytest.raises(ValueError, match=f"is no growth plan: {field} is "):
+    with pytest.raises(ValueError, match=f"is not a growth plan: {field} is "):
         GrowthPlan.load(tmp_path / "growth.json")
 
 
 def test_a_deeply_nested_file_is_no_plan(tmp_path):
     (tmp_path / "growth.json").write_text("[" * 200_000)
-    with pytest.raises(ValueError, match=r"growth.json is no growth plan"):
+    with pytest.raises(ValueError, match=r"growth.json is not a growth plan"):
         GrowthPlan.load(tmp_path / "growth.json")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,7 +10,13 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from forked import together
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    get_state_dict,
+    set_optimizer_state_dict,
+    set_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
@@ -65,7 +72,10 @@ def compare(folder: Path, dtype: torch.dtype, mesh: DeviceMesh) -> dict[str, dic
     if dist.get_world_size() == 2:  # these two leave a checkpoint that any number then reads
         save(folder, sharded, together)
     found["not as saved"] = load_again(folder, dtype, mesh)
-    found["flat is refused"] = refusal(sharded)
+    found["flat is refused"] = refusal(lambda: make(sharded, layout="flat"))
+    found["whole state is refused"] = refusal(lambda: together.load_state_dict(alone.state_dict()))
+    found["sharded state is refused"] = refusal(lambda: alone.load_state_dict(together.state_dict()))
+    found["not as in a full state"] = [name for ways in (False, True) for name in through_full_state(sharded, ways)]
     return found
 
 
@@ -128,9 +138,26 @@ def load_again(folder: Path, dtype: torch.dtype, mesh: DeviceMesh) -> list[str]:
     return [name for name in saved if saved[name].dtype != now[name].dtype or not torch.equal(saved[name], now[name])]
 
 
-def refusal(model: nn.Module) -> str:
+def through_full_state(model: nn.Module, broadcast: bool) -> list[str]:
+    """The names of tensors that differ in a bit once the whole state, of rank 0 or of all, is loaded into shards."""
+    different = []
+    for joined in ({}, {"joined": []}):  # torch loses the option where the list is empty
+        one, other = make(model, **joined), make(model, **joined, weight_decay=0.7)
+        one.step()
+        other.init_state()
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=broadcast)
+        state = get_optimizer_state_dict(model, one, options=StateDictOptions(full_state_dict=True))
+        state = {} if broadcast and dist.get_rank() else state
+        set_optimizer_state_dict(model, other, state, options=options)
+        assert other.param_groups[0]["weight_decay"] == 0.1
+        wanted, now = contents(model, one), contents(model, other)
+        different += [name for name in wanted if not torch.equal(wanted[name], now[name])]
+    return different
+
+
+def refusal(act: Callable[[], object]) -> str:
     try:
-        make(model, layout="flat")
+        act()
     except ValueError as error:
         return str(error)
     return ""

@@ -1,7 +1,9 @@
 """Runs of one and of two processes, for a test to compare: python sharded_runs.py FOLDER."""
 
+import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -35,6 +37,19 @@ class Blocks(nn.Module):
         return self.last(x).mT.reshape(latents.shape).clone()  # FSDP2 warns of views
 
 
+class Normed(nn.Module):
+    """Its batch-norm statistics are of each process's own samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm = nn.BatchNorm2d(4)
+        self.blocks = nn.ModuleList([nn.Conv2d(4, 4, 1)])
+
+    def forward(self, latents, timestep, caption, caption_mask):
+        return self.blocks[0](self.norm(latents))
+
+
 def batches(step: int) -> dict[str, object]:
     generator = torch.Generator().manual_seed(step)
     latents = torch.randn(BATCH, 4, 3, 3, generator=generator)
@@ -48,20 +63,61 @@ def batches(step: int) -> dict[str, object]:
     }
 
 
-def train(run_dir: Path, steps: int = 6, validation: FlowValidation | None = None, **changes: object) -> None:
+def make_trainer(
+    run_dir: Path,
+    steps: int = 6,
+    validation: FlowValidation | None = None,
+    make_model: Callable[[], nn.Module] = Blocks,
+    **changes: object,
+) -> Trainer:
     settings = {"warmup_steps": 2, "checkpoint_every": 3, "log_every": 1, "progress": False, "plots": False} | changes
-    Trainer.start_or_resume(
-        Blocks(),
+    return Trainer.start_or_resume(
+        make_model(),
         FlowMatching(),
         lambda model: CAME8bit(model.parameters(), 1e-3),
         batches,
         TrainConfig(run_dir=str(run_dir), steps=steps, **settings),
         validation=validation,
         allow_changes=True,
-    ).fit()
+    )
+
+
+def train_normed(run_dir: Path, steps: int) -> list[float]:
+    """The batch-norm statistics that one process ends with."""
+    trainer = make_trainer(run_dir, steps, make_model=Normed, checkpoint_every=2)
+    trainer.fit()
+    model = trainer.model
+    assert isinstance(model, Normed)
+    return [*model.norm.running_mean.tolist(), *model.norm.running_var.tolist()]
+
+
+def refused(run_dir: Path, **options: object) -> str:
+    """Why there is no Trainer."""
+    try:
+        make_trainer(run_dir, **options)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def train_twice(run_dir: Path) -> str:
+    model = make_trainer(run_dir).model
+    return refused(run_dir, make_model=lambda: model)
+
+
+def train(run_dir: Path, steps: int = 6, **options: object) -> None:
+    make_trainer(run_dir, steps, **options).fit()
 
 
 def main(folder: Path) -> None:
+    done = {
+        "straight": together(2, lambda rank: train_normed(folder / "normed", 4)),
+        "again": together(2, lambda rank: train_normed(folder / "normed", 4)),
+        "stopped": together(2, lambda rank: train_normed(folder / "normed-stopped", 3)),
+        "resumed": together(2, lambda rank: train_normed(folder / "normed-stopped", 4)),
+    }
+    (folder / "normed.json").write_text(json.dumps(done))
+    (folder / "twice.json").write_text(json.dumps(together(2, lambda rank: train_twice(folder / "twice"))))
     together(2, lambda rank: train(folder / "two"))
     held_out = FlowValidation(batches(99), objective=FlowMatching())
     validated = {"validation": held_out, "validate_every": 1, "checkpoint_every": 6}
@@ -69,6 +125,11 @@ def main(folder: Path) -> None:
     together(2, lambda rank: train(folder / "stopped", 3))
     together(2, lambda rank: train(folder / "stopped", background_checkpoints=True))
     together(2, lambda rank: train(folder / "bf16", precision="bf16", activation_checkpointing=True))
+    together(4, lambda rank: train(folder / "copies", 3, shard_over=2))
+    shutil.copytree(folder / "copies", folder / "gathered")
+    together(4, lambda rank: train(folder / "copies", shard_over=2))
+    together(2, lambda rank: train(folder / "gathered"))
+    (folder / "odd.json").write_text(json.dumps(together(2, lambda rank: refused(folder / "odd", shard_over=3))))
     shutil.copytree(folder / "two", folder / "moved")
     shutil.rmtree(folder / "moved" / "checkpoints" / "step-00000006")
     train(folder / "moved")

@@ -30,7 +30,8 @@ def reconstruction_metrics(
 
     Gives "psnr" in dB, of the error over all images, and "ssim"; "lpips" where there is a `perceptual` distance;
     "rfid" where there are `features`, a function of images in [-1, 1] that gives (B, D), such as `InceptionV3`; it
-    falls as images are added, so compare it with that of as many. Where a reconstruction is not finite all are NaN.
+    decreases with the number of images, so compare only values computed on equally many. Where a reconstruction is not
+    finite all are NaN.
     Everything is measured in fp32 on the device of the images.
 
     Raises ValueError where a reconstruction has another shape than its images.
@@ -110,7 +111,7 @@ class _Moments:
 
     def compute(self) -> tuple[Tensor, Tensor]:
         if self.count < 2:
-            raise ValueError(f"the Fréchet distance of {self.count} image(s) asked for; it needs at least two")
+            raise ValueError(f"the Fréchet distance of {self.count} image(s) was asked for; it needs at least two")
         triangle = self._triangle()
         return triangle[0, 1:] / triangle[0, 0], triangle[1:, 1:] / math.sqrt(self.count - 1)
 

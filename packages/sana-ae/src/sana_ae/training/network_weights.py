@@ -29,4 +29,6 @@ def check_network(given: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, .
     wrong += [f"{name} unknown" for name in given if name not in shapes]
     wrong = wrong or [f"{name} not finite" for name, tensor in given.items() if not tensor.isfinite().all()]
     if wrong:
-        raise ValueError(f"{path} has not the weights wanted: {'; '.join(wrong[:4])} ({len(wrong)} in all)")
+        raise ValueError(
+            f"{path} does not hold the weights that are needed: {'; '.join(wrong[:4])} ({len(wrong)} in all)"
+        )

@@ -51,7 +51,7 @@ class TrainingPhase:
 
     def __post_init__(self) -> None:
         if self.trains not in get_args(Parts):
-            raise ValueError(f"trains is {self.trains!r}; it can be one of {list(get_args(Parts))}")
+            raise ValueError(f"trains is {self.trains!r}; it must be one of {list(get_args(Parts))}")
         if self.resolution < 1:
             raise ValueError(f"resolution is {self.resolution}; images need at least one pixel a side")
         for name in (

@@ -30,7 +30,9 @@ class ReconstructionValidation:
         features: Features | None = None,
     ) -> None:
         if features is not None and len(images) < 2:
-            raise ValueError(f"rFID of {len(images)} held-out image(s) asked for; give at least two, or no features")
+            raise ValueError(
+                f"rFID of {len(images)} held-out image(s) was asked for; give at least two, or no features"
+            )
         self.images = images
         self.batch_size = batch_size
         self.perceptual = perceptual

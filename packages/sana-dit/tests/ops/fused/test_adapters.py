@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sana_dit import SanaConfig, SanaTransformer, ops
+from sana_dit import SanaConfig, SanaTransformer, add_lora, ops
 from sana_dit.low_rank import LowRank, fuse, set_additions
 from sana_dit.ops.implementation import selected
 from sana_dit.ops.launch import Launch
@@ -58,3 +58,20 @@ def test_kernels_take_what_adapted_layers_give(model, launched, draw, into_weigh
     assert {name.split(".")[-2] for name in launched} == set(OPERATIONS)
     # float32 has 24 bits, and the numbers pass some 20 layers.
     assert (velocity - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_factors_in_training_have_the_gradients_of_the_reference(model, launched, draw):
+    lora = add_lora(model, rank=2, name="trained")
+    for parameter in lora.parameters():
+        parameter.data += 0.1 * draw(*parameter.shape, dtype=torch.float32)
+    latents, caption = draw(2, 4, 4, 4, dtype=torch.float32), draw(2, 5, 16, dtype=torch.float32)
+    inputs, weight = (latents, torch.full((2,), 500.0, device=latents.device), caption), torch.randn_like(latents)
+    gradients = []
+    for implementation in ("reference", "fused"):
+        with ops.use(implementation):
+            found = torch.autograd.grad((lora(*inputs) * weight).sum(), list(lora.parameters()))
+        gradients.append(torch.cat([gradient.flatten() for gradient in found]))
+    expected, found = gradients
+    assert {name.split(".")[-2] for name in launched} >= set(OPERATIONS)
+    # float32 has 24 bits, and the numbers pass some 20 layers forward and as many back.
+    assert (found - expected).norm() <= 2e-5 * expected.norm()

@@ -12,10 +12,11 @@ from transformers import CLIPModel, PreTrainedTokenizerBase
 
 from sana_judge.checkpoint_reading import fingerprint
 from sana_judge.geneval.rules import COLORS, Detection
+from sana_judge.judge_call import not_finite
+from sana_judge.scorers.clip_model import CHECKPOINT, image_features, text_features
 from sana_judge.scorers.model_loading import find_model, load_model, load_tokenizer
 from sana_judge.scorers.pixels import OPENAI_CLIP, PixelReader
 
-CHECKPOINT = "openai/clip-vit-large-patch14"
 BACKGROUND = "#999999"
 
 _TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
@@ -51,15 +52,15 @@ class CLIPColors:
         repo_or_dir: str | PathLike[str] = CHECKPOINT,
         *,
         revision: str | None = None,
-        device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
         batch_size: int = 16,
     ) -> Self:
-        """Loads a CLIP model from the Hub or a folder; device None is the CPU, dtype None the file's.
+        """Loads a CLIP model from the Hub or a folder; dtype None is the file's, device None the CPU.
 
         Raises:
             FileNotFoundError: There is no such model, or it has no weights: says what to fetch.
-            ValueError: It is damaged, or no CLIP model.
+            ValueError: It is damaged, or not a CLIP model.
         """
         root = find_model(repo_or_dir, revision=revision, kinds=("clip",), example=CHECKPOINT)
         model = load_model(CLIPModel, root, dtype=dtype, device=device)
@@ -82,24 +83,21 @@ class CLIPColors:
             directions = torch.stack([self._colors_of(detection.name) for detection in batch])  # (B, colours, D)
             likeness = torch.einsum("bd,bcd->bc", seen, directions)
             if not likeness.isfinite().all():
-                raise FloatingPointError("CLIP gave NaN: load it with dtype=torch.float32")
+                raise not_finite("the likeness to the colours", likeness.tolist())
             named += [COLORS[index] for index in likeness.argmax(1).tolist()]
         return named
 
     @torch.inference_mode()
     def _seen(self, crops: list[Image.Image]) -> Tensor:
-        x = self._pixels(crops).to(self.model.device, self.model.dtype)  # (B, 3, 224, 224)
-        seen = self.model.visual_projection(self.model.vision_model(x).pooler_output)
-        return F.normalize(seen.float(), dim=-1)
+        return F.normalize(image_features(self.model, self._pixels(crops)), dim=-1)
 
     @torch.inference_mode()
     def _colors_of(self, name: str) -> Tensor:
         """The directions (colours, D) of a class: the mean of its three sentences' unit vectors, made a unit again."""
         if name not in self._directions:
             sentences = [template.format(color=color, name=name) for color in COLORS for template in _TEMPLATES]
-            tokens = self._tokenizer(sentences, padding=True, return_tensors="pt").to(self.model.device)
-            read = self.model.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
-            read = F.normalize(self.model.text_projection(read.pooler_output).float(), dim=-1)
+            tokens = self._tokenizer(sentences, padding=True, return_tensors="pt")
+            read = F.normalize(text_features(self.model, tokens), dim=-1)
             means = read.view(len(COLORS), len(_TEMPLATES), -1).mean(1)  # (colours, D)
             self._directions[name] = F.normalize(means, dim=-1)
         return self._directions[name]
@@ -117,5 +115,7 @@ def object_crop(image: Image.Image, detection: Detection) -> Image.Image:
         image = Image.composite(image, blank, Image.fromarray(detection.mask))
     left, top, right, bottom = map(round, detection.box)
     if right <= left or bottom <= top:
-        raise ValueError(f"the box {detection.box} of a {detection.name} holds no pixel: give x0 < x1 and y0 < y1")
+        raise ValueError(
+            f"the box {detection.box} of a {detection.name} does not hold a pixel: give x0 < x1 and y0 < y1"
+        )
     return image.crop((left, top, right, bottom))

@@ -158,8 +158,7 @@ def _with_official(folders: Sequence[PromptFolder], metadata: Sequence[Metadata]
         replaced.append(replace(folder, metadata=official))
     if changed:
         warnings.warn(
-            f"{len(changed)} folders ask for something else than the metadata given ({', '.join(changed[:4])} ...), "
-            "which count",
+            f"{len(changed)} folders ask for something else than the metadata given, which count ({_some(changed)})",
             stacklevel=3,
         )
     return replaced
@@ -171,15 +170,18 @@ def _asks(metadata: Metadata) -> tuple[Any, ...]:
 
 def _warn_of(folders: Sequence[PromptFolder]) -> None:
     """Warn of what makes a table better than it should be, or of fewer prompts."""
-    open_ended = [f for f in folders if f.metadata["tag"] == "counting" and not f.metadata.get("exclude")]
+    counting = [folder for folder in folders if folder.metadata["tag"] == "counting"]
+    open_ended = [f"{folder.number:05}" for folder in counting if not folder.metadata.get("exclude")]
     if open_ended:
         warnings.warn(
             f"{len(open_ended)} counting prompts have no `exclude`, so too many objects count as right "
-            f"(folder {open_ended[0].number:05} ...): give metadata=, the official evaluation_metadata.jsonl",
+            f"({_some(open_ended)}): give metadata=, the official evaluation_metadata.jsonl",
             stacklevel=3,
         )
     empty = [f"{folder.number:05}" for folder in folders if not folder.images]
     if empty:
-        warnings.warn(
-            f"{len(empty)} prompts have no images and do not count ({', '.join(empty[:4])} ...)", stacklevel=3
-        )
+        warnings.warn(f"{len(empty)} prompts have no images and do not count ({_some(empty)})", stacklevel=3)
+
+
+def _some(folders: Sequence[str]) -> str:
+    return ", ".join([*folders[:4], *["..."][: len(folders) > 4]])

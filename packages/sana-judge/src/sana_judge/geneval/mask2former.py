@@ -48,11 +48,11 @@ class Mask2FormerDetector:
         repo_or_dir: str | PathLike[str] = CHECKPOINT,
         *,
         revision: str | None = None,
-        device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
         min_score: float = 0.05,
     ) -> Self:
-        """Loads a model of COCO instances from the Hub or a folder; device None is the CPU, dtype None the file's.
+        """Loads a model of COCO instances from the Hub or a folder; dtype None is the file's, device None the CPU.
 
         Detections below `min_score` are dropped, with their masks; GenEval's rules drop those up to 0.3.
 

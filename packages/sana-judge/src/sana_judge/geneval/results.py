@@ -39,9 +39,9 @@ def read_results(path: str | PathLike[str]) -> list[Result]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A line is no result: names it.
+        ValueError: A line is not a result: names it.
     """
-    return parse_json_lines(Path(path), _parse, remedy="it is no result of GenEval, evaluate again")
+    return parse_json_lines(Path(path), _parse, remedy="it is not a result of GenEval: evaluate again")
 
 
 def write_results(path: str | PathLike[str], results: Iterable[Result]) -> None:

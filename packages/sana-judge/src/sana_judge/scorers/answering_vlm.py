@@ -48,8 +48,8 @@ class AnsweringVLM:
         repo_or_dir: str | PathLike[str],
         *,
         revision: str | None,
-        device: torch.device | str | None,
         dtype: torch.dtype | None,
+        device: torch.device | str | None,
     ) -> Self:
         """Loads a model and its processor.
 
@@ -69,7 +69,7 @@ class AnsweringVLM:
         except Exception as error:  # tokenizers raises bare Exceptions
             raise ValueError(f"the processor in {root} is missing or damaged ({error}): download it again") from error
         if not hasattr(processor, "image_processor"):
-            raise ValueError(f"{root} holds no vision-language model: give one, such as {CHECKPOINT}")
+            raise ValueError(f"{root} does not hold a vision-language model: give one, such as {CHECKPOINT}")
         return cls(load_model(AutoModelForImageTextToText, root, dtype=dtype, device=device), processor)
 
     def token(self, word: str) -> int:

@@ -44,7 +44,9 @@ class ChatClient:
         """
         parts = urllib.parse.urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            raise ValueError(f"{_without_user(parts)!r} is no address of a server: give one such as https://host/v1")
+            raise ValueError(
+                f"{_without_user(parts)!r} is not the address of a server: give one such as https://host/v1"
+            )
         if timeout <= 0 or retries < 0 or backoff < 0:
             raise ValueError(
                 f"timeout is {timeout}, retries {retries} and backoff {backoff}; timeout must be above 0, "
@@ -129,7 +131,7 @@ def _reply(content: bytes, url: str) -> dict[str, Any]:
     try:
         reply = json.loads(content)
     except ValueError:
-        raise ChatError(f"{url} answers with something that is no JSON: is it an OpenAI-compatible server?") from None
+        raise ChatError(f"{url} answers with something other than JSON: is it an OpenAI-compatible server?") from None
     if not isinstance(reply, dict):
         raise ChatError(
             f"{url} answers with a {type(reply).__name__}, not an object: is it an OpenAI-compatible server?"

@@ -12,10 +12,9 @@ from transformers import CLIPModel, PreTrainedTokenizerBase
 
 from sana_judge.image_reading import ImageLike
 from sana_judge.judge_call import check_batch_size, finite_scores, pair_prompts, read_batches
+from sana_judge.scorers.clip_model import CHECKPOINT, image_features, text_features
 from sana_judge.scorers.model_loading import find_model, load_model, load_tokenizer
 from sana_judge.scorers.pixels import OPENAI_CLIP, PixelReader
-
-CHECKPOINT = "openai/clip-vit-large-patch14"
 
 
 class CLIPScore:
@@ -51,17 +50,17 @@ class CLIPScore:
         repo_or_dir: str | PathLike[str] = CHECKPOINT,
         *,
         revision: str | None = None,
-        device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
         prefix: str = "A photo depicts ",
         batch_size: int = 32,
         progress: bool = True,
     ) -> Self:
-        """Loads a CLIP model from the Hub or a folder; device None is the CPU, dtype None the file's.
+        """Loads a CLIP model from the Hub or a folder; dtype None is the file's, device None the CPU.
 
         Raises:
             FileNotFoundError: There is no such model, or it has no weights: says what to fetch.
-            ValueError: It is damaged, or no CLIP model.
+            ValueError: It is damaged, or not a CLIP model.
         """
         root = find_model(repo_or_dir, revision=revision, kinds=("clip",), example=CHECKPOINT)
         model = load_model(CLIPModel, root, dtype=dtype, device=device)
@@ -79,13 +78,10 @@ class CLIPScore:
 
     @torch.inference_mode()
     def _cosines(self, prompts: list[str], images: list[Image.Image]) -> Tensor:
-        seen = self.model.vision_model(self._pixels(images).to(self.model.device, self.model.dtype)).pooler_output
-        seen = self.model.visual_projection(seen)  # (B, D)
-        distinct = list(dict.fromkeys(prompts))
-        read = self.model.text_model(**self._tokens(distinct)).pooler_output
-        read = self.model.text_projection(read)  # (distinct, D)
-        read = read[[distinct.index(prompt) for prompt in prompts]]  # (B, D)
-        return F.cosine_similarity(seen.float(), read.float())  # (B,)
+        seen = image_features(self.model, self._pixels(images))  # (B, D)
+        rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+        read = text_features(self.model, self._tokens(list(rows)))  # (distinct, D)
+        return F.cosine_similarity(seen, read[[rows[prompt] for prompt in prompts]])  # (B,)
 
     def _tokens(self, prompts: list[str]) -> dict[str, Tensor]:
         tokens = self._tokenizer(
@@ -94,5 +90,5 @@ class CLIPScore:
             truncation=True,
             max_length=self.model.text_model.config.max_position_embeddings,
             return_tensors="pt",
-        ).to(self.model.device)
+        )
         return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}

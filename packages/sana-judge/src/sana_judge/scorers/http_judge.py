@@ -125,7 +125,7 @@ def p_yes(reply: dict[str, Any]) -> float:
 
     They are those of the first token that is a word: before "**Yes**" comes a token that is none.
 
-    Raises ValueError where the reply is no completion, or answers neither yes nor no.
+    Raises ValueError where the reply is not a completion, or answers neither yes nor no.
     """
     try:
         choice = reply["choices"][0]
@@ -134,7 +134,7 @@ def p_yes(reply: dict[str, Any]) -> float:
         first: dict[str, Any] = next((token for token in tokens if _word(str(token.get("token")))), {})
         likeliest = [(str(word["token"]), float(word["logprob"])) for word in first.get("top_logprobs") or []]
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"the server's reply is no chat completion (it has {sorted(reply)})") from error
+        raise ValueError(f"the server's reply is not a chat completion (it has {sorted(reply)})") from error
     yes, no = (sum(math.exp(min(p, 0)) for word, p in likeliest if _word(word) == answer) for answer in ("yes", "no"))
     if yes + no > 0.5:
         return yes / (yes + no)

@@ -57,8 +57,8 @@ class ImageReward:
         repo_or_dir: str | PathLike[str] = CHECKPOINT,
         *,
         revision: str | None = None,
-        device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
         tokenizer: str | PathLike[str] | None = None,
         batch_size: int = 32,
         progress: bool = True,
@@ -121,7 +121,7 @@ def _find(repo_or_dir: str | PathLike[str], name: str, revision: str | None) -> 
     try:
         with absence_explained(repo_or_dir, revision):
             return Path(hf_hub_download(str(repo_or_dir), name, revision=revision))
-    except FileNotFoundError as error:  # of a Hub that was not reached too, which is an EntryNotFoundError
+    except (FileNotFoundError, PermissionError) as error:  # also of a Hub that was not reached, an EntryNotFoundError
         error.add_note(f"the checkpoint is {CHECKPOINT}: {_REMEDY}")
         raise
     except EntryNotFoundError:

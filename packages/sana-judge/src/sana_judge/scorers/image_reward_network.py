@@ -77,7 +77,7 @@ def build_network(weights: Mapping[str, Tensor], med_config: Mapping[str, Any], 
     try:
         vision = _vision_config(renamed)
     except KeyError as error:
-        raise ValueError(f"{source} is no checkpoint of ImageReward: it lacks {error}") from error
+        raise ValueError(f"{source} is not a checkpoint of ImageReward: it lacks {error}") from error
     text = BlipTextConfig(**_text_fields(med_config), encoder_hidden_size=vision.hidden_size, is_decoder=True)
     with torch.device("meta"):
         network = ImageRewardNetwork(vision, text)

@@ -46,17 +46,17 @@ class SigLIPScore:
         repo_or_dir: str | PathLike[str] = CHECKPOINT,
         *,
         revision: str | None = None,
-        device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
         batch_size: int = 32,
         progress: bool = True,
     ) -> Self:
-        """Loads a SigLIP model from the Hub or a folder; device None is the CPU, dtype None the file's.
+        """Loads a SigLIP model from the Hub or a folder; dtype None is the file's, device None the CPU.
 
         Raises:
             FileNotFoundError: There is no such model, or it has no weights: says what to fetch.
             ImportError: Its tokenizer needs sentencepiece, which is not installed.
-            ValueError: It is damaged, or no SigLIP model of fixed resolution.
+            ValueError: It is damaged, or not a SigLIP model of fixed resolution.
         """
         root = find_model(repo_or_dir, revision=revision, kinds=("siglip",), example=CHECKPOINT)
         model = load_model(SiglipModel, root, dtype=dtype, device=device)
@@ -74,9 +74,9 @@ class SigLIPScore:
 
     @torch.inference_mode()
     def _logits(self, prompts: list[str], images: list[Image.Image]) -> Tensor:
-        distinct = list(dict.fromkeys(prompts))
-        read = self.model.text_model(input_ids=self._tokens(distinct)).pooler_output  # (distinct, D)
-        read = read[[distinct.index(prompt) for prompt in prompts]]  # (B, D)
+        rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+        read = self.model.text_model(input_ids=self._tokens(list(rows))).pooler_output  # (distinct, D)
+        read = read[[rows[prompt] for prompt in prompts]]  # (B, D)
         seen = self.model.vision_model(self._pixels(images).to(self.model.device, self.model.dtype)).pooler_output
         cosines = F.cosine_similarity(seen.float(), read.float())  # (B,)
         return cosines * self.model.logit_scale.float().exp() + self.model.logit_bias.float()

@@ -34,13 +34,13 @@ class VQAScore:
         repo_or_dir: str | PathLike[str] = CHECKPOINT,
         *,
         revision: str | None = None,
-        device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
         batch_size: int = 8,
         progress: bool = True,
     ) -> Self:
         """Loads a model from the Hub or a folder; raises what `AnsweringVLM.from_pretrained` raises."""
-        model = AnsweringVLM.from_pretrained(repo_or_dir, revision=revision, device=device, dtype=dtype)
+        model = AnsweringVLM.from_pretrained(repo_or_dir, revision=revision, dtype=dtype, device=device)
         return cls(model, batch_size=batch_size, progress=progress)
 
     def __call__(self, prompt: str | Sequence[str], images: Sequence[ImageLike]) -> list[float]:

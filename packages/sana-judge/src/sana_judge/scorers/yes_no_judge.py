@@ -44,14 +44,14 @@ class YesNoJudge:
         repo_or_dir: str | PathLike[str] = CHECKPOINT,
         *,
         revision: str | None = None,
-        device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
         batch_size: int = 8,
         progress: bool = True,
     ) -> Self:
         """Loads a model from the Hub or a folder; raises what `AnsweringVLM.from_pretrained` raises."""
         root = find_model(repo_or_dir, revision=revision, example=CHECKPOINT)
-        model = AnsweringVLM.from_pretrained(root, revision=None, device=device, dtype=dtype)
+        model = AnsweringVLM.from_pretrained(root, revision=None, dtype=dtype, device=device)
         return cls(model, facts=JudgeFacts.read(root), batch_size=batch_size, progress=progress)
 
     def __call__(self, prompt: str | Sequence[str], images: Sequence[ImageLike]) -> list[float]:

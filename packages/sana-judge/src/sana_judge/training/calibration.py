@@ -34,7 +34,7 @@ def fit_calibration(margins: Numbers, labels: Numbers) -> Calibration:
     scale = slope / spread
     if not scale > 0:
         raise ValueError(
-            f"the best scale is {scale:.3g}: right pictures do not get larger margins, so train the judge longer"
+            f"the best scale is {scale:.3g}: right images do not get larger margins, so train the judge longer"
         )
     return Calibration(scale=float(scale), offset=float(height - scale * margins.mean()))
 

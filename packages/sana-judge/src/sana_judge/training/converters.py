@@ -30,7 +30,7 @@ def results_to_examples(
 
     Raises:
         FileNotFoundError: an image is not there.
-        ValueError: a line is no result, or an image lies outside the folder of `data`.
+        ValueError: a line is not a result, or an image lies outside the folder of `data`.
     """
     labelled = [_labelled(fields, path, say) for path, fields in _read_results(Path(results))]
     return _write(Path(data), labelled)
@@ -95,7 +95,7 @@ def _read_results(results: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             fields = json.loads(line)
             name, _ = str(fields["filename"]), bool(fields["correct"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"line {number} of {results} is no result: it needs filename and correct") from error
+            raise ValueError(f"line {number} of {results} is not a result: it needs filename and correct") from error
         beside = results.parent / name
         path = beside if beside.is_file() else Path(name)
         if not path.is_file():

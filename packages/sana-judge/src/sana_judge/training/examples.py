@@ -59,7 +59,7 @@ def read_examples(path: str | PathLike[str], *, check_images: bool = True, progr
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line is no example, or its image lies outside; names the line. Or no example is usable.
+        ValueError: a line is not an example, or its image lies outside; names the line. Or no example is usable.
     """
     path = Path(path)
     lines = path.read_text(encoding="utf-8").split("\n")  # U+2028 and U+0085 end no line of JSON
@@ -88,7 +88,7 @@ def _example(line: str, path: Path, number: int) -> Example:
     try:
         fields = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{where} is no JSON ({error}): give one object a line") from error
+        raise ValueError(f"{where} is not JSON ({error}): give one object a line") from error
     _check_fields(fields, where)
     return Example(
         prompt=fields["prompt"],
@@ -110,7 +110,7 @@ def _check_fields(fields: Any, where: str) -> None:
     for name, value in fields.items():
         if not isinstance(value, _FIELDS[name]):
             raise ValueError(
-                f"{where} has {name} {value!r}, which is no {getattr(_FIELDS[name], '__name__', 'number')}"
+                f"{where} has {name} {value!r}; it must be of type {getattr(_FIELDS[name], '__name__', 'number')}"
             )
     if not 0 <= fields["label"] <= 1:
         raise ValueError(f"{where} has label {fields['label']}; it must be from 0 to 1")

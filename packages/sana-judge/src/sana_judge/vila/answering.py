@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sana_judge.judge_call import not_finite
 from sana_judge.judge_score import Answer
 from sana_judge.vila.model import VILAModel
 from sana_judge.vila.prompt import QuestionWriter
@@ -59,10 +60,7 @@ def _answers(logits: Tensor, writer: QuestionWriter, counts: Sequence[int]) -> l
 
 def _check_finite(logits: Tensor) -> None:
     if not bool(logits.isfinite().all()):
-        raise FloatingPointError(
-            f"the judge's logits of yes and no are {logits.tolist()}; they must be finite: load it with "
-            "dtype=torch.bfloat16 or torch.float32, and if that does not help, download it again"
-        )
+        raise not_finite("the logits of yes and no", logits.tolist())
 
 
 def _check_length(model: VILAModel, length: int) -> None:

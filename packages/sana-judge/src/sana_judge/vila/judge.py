@@ -11,7 +11,7 @@ from typing import Self, get_args
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from sana_judge.checkpoint_reading import find_checkpoint, fingerprint
 from sana_judge.hub_download import absence_explained
@@ -22,6 +22,7 @@ from sana_judge.judge_facts import JudgeFacts
 from sana_judge.judge_score import Answer, Calibration, JudgeScore, Rule
 from sana_judge.quantization import Quantization, quantize_linears
 from sana_judge.score_cache import ScoreCache, ScoreKey
+from sana_judge.scorers.model_loading import load_tokenizer
 from sana_judge.vila.answering import answer_pairs, answer_prompts
 from sana_judge.vila.config import VILAConfig
 from sana_judge.vila.licence import find_licence, licence_notice
@@ -29,7 +30,7 @@ from sana_judge.vila.model import VILAModel
 from sana_judge.vila.prompt import QuestionWriter
 from sana_judge.vila.saving import SAVED_WEIGHTS, judge_card, save_judge
 from sana_judge.vila.tiling import count_tiles, cut_tiles
-from sana_judge.vila.weights import load_model
+from sana_judge.vila.weights import load_vila
 
 # Of how answers are computed; scores kept by an earlier one are not found.
 _PROTOCOL = 1
@@ -94,9 +95,9 @@ class VILAJudge:
         repo_or_dir: str | PathLike[str],
         *,
         revision: str | None = None,
-        max_tiles: int | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        max_tiles: int | None = None,
         quantize: Quantization | None = None,
         rule: Rule = "margin",
         cache: str | PathLike[str] | None = None,
@@ -109,10 +110,10 @@ class VILAJudge:
             repo_or_dir: A Hub repository (owner/name) or a folder, with the parts llm, vision_tower and mm_projector
                 in folders, or all in one file. judge.json beside config.json may hold the question and a calibration.
             revision: Branch, tag or commit on the Hub.
-            max_tiles: Most tiles of an image, its thumbnail not counted; None is the checkpoint's. The verifier sees
-                512 px as one tile and 1024 px as ten, for nine times the work.
             dtype: Of the weights; None keeps the file's.
             device: Where to put the model; None is the CPU.
+            max_tiles: Most tiles of an image, its thumbnail not counted; None is the checkpoint's. The verifier sees
+                512 px as one tile and 1024 px as ten, for nine times the work.
             quantize: "int8" or "nf4" for the layers of the language model, by bitsandbytes; None leaves them whole.
             rule: What puts images in order, see `JudgeScore.value`.
             cache: SQLite file that keeps answers for the next time; many processes may share it.
@@ -130,8 +131,8 @@ class VILAJudge:
         if notice := licence_notice(repo_or_dir, root):
             warnings.warn(notice, stacklevel=2)
         with absence_explained(repo_or_dir, revision):
-            tokenizer = load_tokenizer(root)
-            model = load_model(root, VILAConfig.read(root), dtype=dtype, device=device or "cpu")
+            tokenizer = load_tokenizer(find_tokenizer(root))
+            model = load_vila(root, VILAConfig.read(root), dtype=dtype, device=device or "cpu")
         if quantize:
             quantize_linears(model.llm.model.layers, quantize, device=model.device)
         return cls(
@@ -266,23 +267,12 @@ class VILAJudge:
         ]
 
 
-def load_tokenizer(root: Path) -> PreTrainedTokenizerBase:
-    """Returns the tokenizer in llm/, or in the folder itself.
-
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: Its files are damaged.
-    """
+def find_tokenizer(root: Path) -> Path:
+    """Returns the folder of a checkpoint's tokenizer, llm/ or its own; raises FileNotFoundError if there is none."""
     for folder in (root / "llm", root):
         if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-            break
-    else:
-        raise FileNotFoundError(f"{root} has no tokenizer (llm/tokenizer.json): download the whole checkpoint")
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # tokenizers raises bare Exceptions
-        raise ValueError(f"the tokenizer in {folder} is damaged ({error}): download it again") from error
-    return tokenizer
+            return folder
+    raise FileNotFoundError(f"{root} has no tokenizer (llm/tokenizer.json): download the whole checkpoint")
 
 
 def _cap_tiles(max_tiles: int | None, most: int) -> int:

@@ -72,7 +72,7 @@ class QuestionWriter:
     def write(self, prompt: str) -> Question:
         """Returns the tokens around the image; special tokens in the prompt are taken out of it.
 
-        Raises TypeError if the prompt is no string.
+        Raises TypeError if the prompt is not a string.
         """
         if not isinstance(prompt, str):
             raise TypeError(f"a prompt is {prompt!r}; it must be a string")

@@ -21,7 +21,7 @@ _UNUSED = re.compile(
 _HEAD, _EMBEDDINGS = "llm.lm_head.weight", "llm.model.embed_tokens.weight"
 
 
-def load_model(root: Path, config: VILAConfig, *, dtype: torch.dtype | None, device: torch.device | str) -> VILAModel:
+def load_vila(root: Path, config: VILAConfig, *, dtype: torch.dtype | None, device: torch.device | str) -> VILAModel:
     """Returns the model in eval mode with the weights of a folder; None keeps the dtype of the language model's file.
 
     Raises:

@@ -13,7 +13,7 @@ from sana_scale.depth.fingerprint import calibration_hash, model_hash
 from sana_scale.depth.importance import BlockImportance, block_importance
 from sana_scale.depth.plan import PrunePlan
 from sana_scale.depth.plots import plot_importance, plot_importance_by_time
-from sana_scale.depth.pruning import apply_plan, prune_depth
+from sana_scale.depth.pruning import prune_depth
 from sana_scale.depth.recovery import Distillation
 from sana_scale.depth.report import Stage, write_report
 from sana_scale.depth.selection import (
@@ -33,7 +33,6 @@ __all__ = [
     "PrunePlan",
     "RemovalOrder",
     "Stage",
-    "apply_plan",
     "block_importance",
     "calibration_hash",
     "evenly_spaced",

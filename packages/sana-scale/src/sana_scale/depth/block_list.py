@@ -51,15 +51,15 @@ class BlockList:
         config = getattr(self.model, "config", None)
         if config is None:
             return
-        known = config if isinstance(config, Mapping) else _Attributes(config)
-        if self._field not in known:
+        counted = _field_of(config, self._field)
+        if counted is None:
             raise ValueError(
                 f"{type(self.model).__name__}.config has no {self._field}, so a saved model would not load: "
                 f"depth pruning needs the number of {self.name} there"
             )
-        if known[self._field] != len(self.blocks):
+        if counted != len(self.blocks):
             raise ValueError(
-                f"{type(self.model).__name__}.config says {self._field}={known[self._field]} and {self.name} holds "
+                f"{type(self.model).__name__}.config says {self._field}={counted} and {self.name} holds "
                 f"{len(self.blocks)}: make them agree first"
             )
 
@@ -118,14 +118,6 @@ def _register(model: Any, config: Mapping[str, Any], fields: dict[str, Any]) -> 
     model.register_to_config(**fields)
 
 
-class _Attributes:
-    """An object's attributes, read as a mapping."""
-
-    def __init__(self, owner: object) -> None:
-        self._owner = owner
-
-    def __contains__(self, name: str) -> bool:
-        return hasattr(self._owner, name)
-
-    def __getitem__(self, name: str) -> Any:
-        return getattr(self._owner, name)
+def _field_of(config: object, name: str) -> Any:
+    """A field of a configuration, which may be a mapping; None where there is none."""
+    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)

@@ -28,13 +28,14 @@ def prune_named(state: Mapping[str, T], plan: PrunePlan, *, prefix: str = "") ->
     return {new: state[name] for name, new in names.items()}
 
 
-def prune_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
+def prune_optimizer(optimizer: Optimizer, model: nn.Module) -> Optimizer:
     """Let a live optimizer forget the parameters that `prune_depth` took out of `model`; the others keep their state.
 
-    Only for an optimizer that has no other parameters than the model's.
+    Only for an optimizer that has no other parameters than the model's. Returns the same optimizer.
     """
     left = set(model.parameters())
     for group in optimizer.param_groups:
         group["params"] = [parameter for parameter in group["params"] if parameter in left]
     for parameter in [parameter for parameter in optimizer.state if parameter not in left]:
         del optimizer.state[parameter]
+    return optimizer

@@ -6,11 +6,17 @@ import math
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from torch import nn
+
+from sana_scale.depth.block_list import block_list
+from sana_scale.depth.fingerprint import calibration_hash, model_hash
 from sana_scale.files import write_json
 
 _FORMAT = 1
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +60,38 @@ class PrunePlan:
         """The blocks that go, ascending."""
         return tuple(sorted(set(range(self.depth)) - set(self.kept)))
 
+    def apply(
+        self, model: Model, *, blocks: str | None = None, calibration: Any = None, allow_other_model: bool = False
+    ) -> Model:
+        """Prune `model` in place as this plan says.
+
+        Args:
+            model: the model that the plan was made for, in the dtype that it was made in.
+            blocks: the attribute that holds the blocks; None takes the plan's, or finds it in another model.
+            calibration: what the calibration was described by; None does not check it.
+            allow_other_model: prune a model of the same depth whose weights are others, such as a fine-tuned one.
+
+        Raises:
+            ValueError: the model, its depth or the calibration is another than the plan's; the model stays as it was.
+        """
+        known = blocks or (self.blocks if not allow_other_model or hasattr(model, self.blocks) else None)
+        held = block_list(model, known)
+        held.check_depth()
+        if len(held.blocks) != self.depth:
+            raise ValueError(f"the plan is for a model of {self.depth} blocks; this one has {len(held.blocks)}")
+        if calibration is not None and calibration_hash(calibration) != self.calibration:
+            raise ValueError(
+                f"the plan's calibration has the hash {self.calibration}, the one given "
+                f"{calibration_hash(calibration)}: measure again, or give the data that the plan was made with"
+            )
+        if not allow_other_model and (found := model_hash(model)) != self.model:
+            raise ValueError(
+                f"the plan is for weights with the hash {self.model}, these have {found}: load the same model in the "
+                "same dtype, measure this one, or allow another model"
+            )
+        held.keep(self.kept)
+        return model
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write the plan as JSON, whole or not at all; not finite errors become null."""
         fields = {"format": _FORMAT, **dataclasses.asdict(self)}
@@ -73,7 +111,7 @@ class PrunePlan:
             fields = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls(**_checked(fields))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no pruning plan: {error}") from error
+            raise ValueError(f"{path} is not a pruning plan: {error}") from error
 
 
 def _checked(fields: Any) -> dict[str, Any]:

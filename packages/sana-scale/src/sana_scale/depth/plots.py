@@ -1,19 +1,14 @@
 """The paper's figure, importance per block, and a heat map of block against time step (SANA-1.5, figure 5)."""
 
-import io
 import math
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from sana_scale.depth.importance import BlockImportance
-from sana_scale.files import write_bytes
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from sana_scale.figures import new_figure, write_figure
 
 KEPT, REMOVED, ERROR = "#1f5a92", "#d9a441", "#333333"
 _LOG_RATIO = 30  # a linear axis shows nothing of a value 30 times below the highest
@@ -26,7 +21,7 @@ def plot_importance(importance: BlockImportance, path: str | PathLike[str], *, r
         ImportError: matplotlib is not installed.
     """
     values, errors = importance.values.tolist(), importance.standard_errors.nan_to_num(0).tolist()
-    figure = _figure(max(6.0, 0.16 * len(values) + 2), 3.8)
+    figure = new_figure(max(6.0, 0.16 * len(values) + 2), 3.8)
     axes = figure.add_subplot()
     for label, color, among in (("kept", KEPT, False), ("removed", REMOVED, True)):
         blocks = [block for block in range(len(values)) if (block in removed) == among]
@@ -44,7 +39,7 @@ def plot_importance(importance: BlockImportance, path: str | PathLike[str], *, r
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    write_figure(figure, path)
 
 
 def plot_importance_by_time(
@@ -56,7 +51,7 @@ def plot_importance_by_time(
         ImportError: matplotlib is not installed.
     """
     table = importance.by_time
-    figure = _figure(max(6.0, 0.16 * len(table) + 2.5), 4.2)
+    figure = new_figure(max(6.0, 0.16 * len(table) + 2.5), 4.2)
     from matplotlib.colors import LogNorm
 
     axes = figure.add_subplot()
@@ -77,15 +72,7 @@ def plot_importance_by_time(
             list(removed), [1.03] * len(removed), "v", color=REMOVED, transform=top, clip_on=False, label="removed"
         )
         axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.04))
-    _save(figure, path)
-
-
-def _figure(width: float, height: float) -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'sana-scale[plots]'") from error
-    return Figure(figsize=(width, height), layout="constrained")  # no pyplot: no window, no global state
+    write_figure(figure, path)
 
 
 def _scale(axes: Any, values: Sequence[float]) -> None:
@@ -95,9 +82,3 @@ def _scale(axes: Any, values: Sequence[float]) -> None:
         axes.set_ylim(bottom=min(positive) / 2)
     else:
         axes.set_ylim(bottom=0)
-
-
-def _save(figure: "Figure", path: str | PathLike[str]) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_bytes(Path(path), buffer.getvalue())

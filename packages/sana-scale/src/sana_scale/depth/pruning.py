@@ -2,12 +2,12 @@
 
 import operator
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from sana_scale.depth.block_list import BlockList, block_list
-from sana_scale.depth.fingerprint import calibration_hash, combined_hash, tensor_hashes
+from sana_scale.depth.fingerprint import combined_hash, tensor_hashes
 from sana_scale.depth.importance import BlockImportance
 from sana_scale.depth.plan import PrunePlan
 from sana_scale.depth.renumbering import renumbered
@@ -43,7 +43,7 @@ def prune_depth(
         selector: how the blocks were chosen, for the plan; None says it as far as it is known here.
 
     Returns:
-        The same model, and the plan with which `apply_plan` does this again.
+        The same model, and the plan, whose `apply` does this again.
 
     Raises:
         ValueError: there is no such number or index of blocks, importance is missing or of another model.
@@ -75,45 +75,6 @@ def prune_depth(
     )
     held.keep(kept)
     return model, plan
-
-
-def apply_plan(
-    model: Model,
-    plan: PrunePlan,
-    *,
-    blocks: str | None = None,
-    calibration: Any = None,
-    allow_other_model: bool = False,
-) -> Model:
-    """Prune a model in place as `plan` says.
-
-    Args:
-        model: the model that the plan was made for, in the dtype that it was made in.
-        plan: from `prune_depth` or `PrunePlan.load`.
-        blocks: the attribute that holds the blocks; None takes the plan's, or finds it in another model.
-        calibration: what the calibration was described by; None does not check it.
-        allow_other_model: prune a model of the same depth whose weights are others, such as a fine-tuned one.
-
-    Raises:
-        ValueError: the model, its depth or the calibration is another than the plan's; the model stays as it was.
-    """
-    known = blocks or (plan.blocks if not allow_other_model or hasattr(model, plan.blocks) else None)
-    held = block_list(model, known)
-    held.check_depth()
-    if len(held.blocks) != plan.depth:
-        raise ValueError(f"the plan is for a model of {plan.depth} blocks; this one has {len(held.blocks)}")
-    if calibration is not None and calibration_hash(calibration) != plan.calibration:
-        raise ValueError(
-            f"the plan's calibration has the hash {plan.calibration}, the one given {calibration_hash(calibration)}: "
-            "measure again, or give the data that the plan was made with"
-        )
-    if not allow_other_model and (found := combined_hash(tensor_hashes(model))) != plan.model:
-        raise ValueError(
-            f"the plan is for weights with the hash {plan.model}, these have {found}: load the same model in the same "
-            "dtype, measure this one, or allow another model"
-        )
-    held.keep(plan.kept)
-    return model
 
 
 def _scores(importance: BlockImportance | Sequence[float] | Tensor, depth: int) -> list[float]:

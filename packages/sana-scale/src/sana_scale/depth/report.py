@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from sana_scale.depth.cost import Cost
 from sana_scale.depth.importance import BlockImportance
 from sana_scale.depth.plan import PrunePlan
 from sana_scale.depth.plots import plot_importance, plot_importance_by_time
+from sana_scale.figures import new_figure
 from sana_scale.files import write_bytes, write_json
 
 
@@ -73,8 +73,7 @@ def _check_drawable(importance: BlockImportance, plan: PrunePlan) -> None:
             f"importance has {len(importance.values)} values of windows of {importance.window}; the plan is for "
             f"{plan.depth} blocks, one by one"
         )
-    if find_spec("matplotlib") is None:
-        raise ImportError("a report with importance needs matplotlib: pip install 'sana-scale[plots]'")
+    new_figure(1, 1)  # fails here, before anything is written, or not at all
 
 
 def _markdown(plan: PrunePlan, stages: Sequence[Stage], pictures: Sequence[str]) -> str:

@@ -115,7 +115,8 @@ def without_window(importance: BlockImportance, *, protect_head: int = 0, protec
     starts = range(protect_head, depth - protect_tail - size + 1)
     if min(protect_head, protect_tail) < 0 or not starts:
         raise ValueError(
-            f"protect_head={protect_head} and protect_tail={protect_tail} leave no {size} consecutive blocks of {depth}"
+            f"protect_head is {protect_head} and protect_tail {protect_tail}; they must leave {size} "
+            f"consecutive blocks of {depth}"
         )
     first = min(starts, key=lambda start: (scores[start], start))
     return [block for block in range(depth) if not first <= block < first + size]
@@ -155,5 +156,5 @@ def checked_scores(scores: Scores, depth: int | None = None) -> list[float]:
 
 def _unprotected(depth: int, head: int, tail: int) -> range:
     if head < 0 or tail < 0 or head + tail > depth:
-        raise ValueError(f"protect_head={head} and protect_tail={tail} do not fit a model of {depth} blocks")
+        raise ValueError(f"protect_head is {head} and protect_tail {tail}; they must fit a model of {depth} blocks")
     return range(head, depth - tail)

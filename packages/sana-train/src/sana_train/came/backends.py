@@ -16,7 +16,7 @@ def check_backend(group: Mapping[str, Any]) -> None:
     """Raise ValueError or ImportError where the backend of a parameter group cannot run it."""
     backend, layout = group["backend"], group["layout"]
     if backend not in get_args(Backend):
-        raise ValueError(f"backend is {backend!r}: it must be one of {', '.join(get_args(Backend))}")
+        raise ValueError(f"backend is {backend!r}; it must be one of {', '.join(get_args(Backend))}")
     fitting = {"flat": ("eager", "compile"), "dynamic": ("eager",)}.get(layout, get_args(Backend))
     if backend not in fitting:
         raise ValueError(f"backend={backend!r} does not know layout={layout!r}: use {' or '.join(fitting)}")

@@ -29,12 +29,12 @@ def joined_members(joined: Sequence[Sequence[Tensor]], parameters: Sequence[Tens
 
 
 def check_all_joined(joined: Sequence[Sequence[Tensor]], groups: Iterable[Mapping[str, Any]]) -> None:
-    """Raise ValueError where a member of `joined` is no parameter of any group."""
+    """Raise ValueError where a member of `joined` is not a parameter of any group."""
     known = {parameter for group in groups for parameter in group["params"]}
     for tensors in joined:
         if strangers := [tuple(tensor.shape) for tensor in tensors if tensor not in known]:
             raise ValueError(
-                f"joined names tensors {strangers} that are no parameters of this optimizer: join the model's own "
+                f"joined names tensors {strangers} that are not parameters of this optimizer: join the model's own "
                 "parameters, as they are after sharding"
             )
 

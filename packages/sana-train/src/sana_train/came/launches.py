@@ -45,7 +45,7 @@ def run(kernel: Any, tiling: Tiling, table: Tensor, *arguments: Any, **constants
     """Launch `kernel` on the device of its table of addresses.
 
     Raises:
-        ValueError: that is no GPU, and the kernel is compiled and not interpreted.
+        ValueError: that is not a GPU, and the kernel is compiled and not interpreted.
     """
     if isinstance(kernel, JITFunction) and not table.is_cuda:
         raise ValueError(

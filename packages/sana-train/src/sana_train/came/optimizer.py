@@ -142,12 +142,13 @@ class CAME(Optimizer):
                 nothing has changed.
         """
         state: dict[Tensor, dict[str, Tensor]] = {}
-        for group, saved in zip(
-            self.param_groups, state_dict["param_groups"], strict=False
-        ):  # torch checks the lengths
+        # torch checks the lengths. Its set_optimizer_state_dict of a full state loses a list that is empty.
+        saved_groups = [{**group, "joined": group.get("joined", [])} for group in state_dict["param_groups"]]
+        for group, saved in zip(self.param_groups, saved_groups, strict=False):
             state |= checked_state(group, saved, state_dict["state"])
         backends = [group["backend"] for group in self.param_groups]
-        super().load_state_dict({**state_dict, "state": {}})  # which would cast the state to the parameters' type
+        # Which would cast the state to the parameters' type.
+        super().load_state_dict({**state_dict, "param_groups": saved_groups, "state": {}})
         for group, backend in zip(self.param_groups, backends, strict=True):
             if group["backend"] != backend:
                 _log.warning("saved by backend %s, going on with %s: last bits will differ", group["backend"], backend)

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from sana_train.came.joining import stacks
+from sana_train.came.sharding import local
 from sana_train.came.state import EightBit, StateTensor, is_matrix, state_tensors
 
 
@@ -26,7 +28,7 @@ def checked_state(
         raise ValueError(
             f"the saved options {sorted(saved)} are another optimizer's: load them into the kind that saved them"
         )
-    found = {}
+    found: dict[Tensor, dict[str, Tensor]] = {}
     wanted = wanted_state({**saved, "params": group["params"]})
     for parameter, number in zip(group["params"], saved["params"], strict=False):
         if number in state:
@@ -43,3 +45,22 @@ def _check_state(saved: Mapping[str, Tensor], wanted: Mapping[str, StateTensor],
             f"the saved state of a parameter {tuple(parameter.shape)} is {given}, and {needed} is needed: was it saved "
             "by the same optimizer, with the same options?"
         )
+    for name, tensor in wanted.items():
+        _check_sharding(name, saved[name], tensor, parameter)
+
+
+def _check_sharding(name: str, saved: Tensor, wanted: StateTensor, parameter: Tensor) -> None:
+    """Raise ValueError where a state tensor is not divided over processes as its parameter's must be."""
+    rows = local(parameter).shape[:1] if wanted.divided else wanted.shape[:1]
+    needed, given = (*rows, *wanted.shape[1:]), tuple(local(saved).shape)
+    if isinstance(saved, DTensor) != isinstance(parameter, DTensor) or given != needed:
+        raise ValueError(
+            f"the saved {name} of a parameter {tuple(parameter.shape)} is {_held(saved, given)}, and "
+            f"{_held(parameter, needed)} is needed: take and load it with get_optimizer_state_dict and "
+            "set_optimizer_state_dict of torch.distributed.checkpoint.state_dict and "
+            "StateDictOptions(full_state_dict=True)"
+        )
+
+
+def _held(beside: Tensor, shape: tuple[int, ...]) -> str:
+    return f"a process's part {shape} of a DTensor" if isinstance(beside, DTensor) else f"a plain tensor {shape}"

@@ -27,15 +27,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.lr >= 0:
-            raise ValueError(f"lr is {self.lr}: it must be at least 0")
+            raise ValueError(f"lr is {self.lr}; it must be at least 0")
         if len(self.betas) != 3 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas is {self.betas}: it must be three numbers from 0 to below 1")
+            raise ValueError(f"betas is {self.betas}; it must be three numbers from 0 to below 1")
         if len(self.eps) != 2 or not all(eps > 0 for eps in self.eps):
-            raise ValueError(f"eps is {self.eps}: it must be two numbers above 0")
+            raise ValueError(f"eps is {self.eps}; it must be two numbers above 0")
         if not self.clip_threshold > 0:
-            raise ValueError(f"clip_threshold is {self.clip_threshold}: it must be above 0; float('inf') clips nothing")
+            raise ValueError(f"clip_threshold is {self.clip_threshold}; it must be above 0; float('inf') clips nothing")
         if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay is {self.weight_decay}: it must be at least 0")
+            raise ValueError(f"weight_decay is {self.weight_decay}; it must be at least 0")
 
     @classmethod
     def of(cls, group: Mapping[str, Any]) -> Self:

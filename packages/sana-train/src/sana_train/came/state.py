@@ -23,13 +23,13 @@ class EightBit:
 
     def __post_init__(self) -> None:
         if self.layout not in get_args(Layout):
-            raise ValueError(f"layout is {self.layout!r}: it must be one of {', '.join(get_args(Layout))}")
+            raise ValueError(f"layout is {self.layout!r}; it must be one of {', '.join(get_args(Layout))}")
         if self.block_size < 1:
-            raise ValueError(f"block_size is {self.block_size}: a block has at least 1 value")
+            raise ValueError(f"block_size is {self.block_size}; it must be at least 1")
         if self.layout == "dynamic" and self.block_size not in _BNB_SIZES:
-            raise ValueError(f"block_size is {self.block_size}: bitsandbytes has {', '.join(map(str, _BNB_SIZES))}")
+            raise ValueError(f"block_size is {self.block_size}; bitsandbytes has {', '.join(map(str, _BNB_SIZES))}")
         if self.min_size < 0:
-            raise ValueError(f"min_8bit_size is {self.min_size}: it must be at least 0")
+            raise ValueError(f"min_8bit_size is {self.min_size}; it must be at least 0")
 
     @classmethod
     def of(cls, group: Mapping[str, Any]) -> Self | None:

@@ -1,4 +1,4 @@
-"""A step of CAME for tensors that are no matrix: squares and momentum in full, and no confidence."""
+"""A step of CAME for tensors that are not matrices: squares and momentum in full, and no confidence."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

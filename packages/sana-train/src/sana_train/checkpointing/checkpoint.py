@@ -58,7 +58,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int, background: bool = False) -> None:
         if keep < 1:
-            raise ValueError(f"keep is {keep}: at least one checkpoint has to stay")
+            raise ValueError(f"keep is {keep}; it must be at least 1")
         self.folder = folder
         self.keep = keep
         self._peers = Peers()
@@ -100,7 +100,7 @@ class Checkpoints:
             pending.result()
 
     def newest(self) -> Saved | None:
-        """The newest checkpoint that is whole, or None if there is none at all; what is passed over is logged.
+        """The newest checkpoint that is whole, or None if there is none at all; those that are skipped are logged.
 
         Raises:
             CheckpointError: there are checkpoints, and all are damaged.
@@ -112,6 +112,18 @@ class Checkpoints:
                 f"no checkpoint in {self.folder} is whole ({'; '.join(damaged)}): put back a copy, or start a new run"
             )
         return saved
+
+    def newer_than(self, step: int | None) -> Saved | None:
+        """The newest whole checkpoint if it is of a later step than this, or of any where `step` is None.
+
+        Raises:
+            CheckpointError: as `newest`.
+        """
+        self.wait()
+        if not self._peers.first(lambda: any(step is None or _step(path) > step for path in self._places())):
+            return None  # without reading gigabytes to hash them
+        newest = self.newest()
+        return newest if newest and (step is None or newest.step > step) else None
 
     def load(self, saved: Saved, state: Mapping[str, Tensor]) -> None:
         """Read a checkpoint into the tensors and DTensors of `state`, sharded as they are now.
@@ -169,7 +181,7 @@ class Checkpoints:
 
     def _prune(self, step: int) -> None:
         until_now = sorted((path for path in self._all() if _step(path) <= step), key=_step)
-        for path in sorted({*self._all(), *self._all(".old")} - {*until_now[-self.keep :]}):
+        for path in sorted({*self._places()} - {*until_now[-self.keep :]}):
             try:
                 shutil.rmtree(path)
             except OSError as error:
@@ -178,17 +190,20 @@ class Checkpoints:
     def _look(self) -> tuple[Saved | None, list[str]]:
         """The newest whole checkpoint, and what is wrong with those after it; in the first process."""
         passed_over: list[str] = []
-        places = [*self._all(), *self._all(".old")]
-        for path in sorted(places, key=lambda path: (_step(path), not path.suffix), reverse=True):
+        for path in sorted(self._places(), key=lambda path: (_step(path), not path.suffix), reverse=True):
             damage = _damage(path)
             if damage is None:
                 return Saved(step=_step(path), path=path, facts=json.loads((path / _FACTS).read_text())), passed_over
-            logger.warning("%s is passed over: %s", path, damage)
+            logger.warning("%s is skipped: %s", path, damage)
             passed_over.append(f"{path.name}: {damage}")
         return None, passed_over
 
     def _path(self, step: int, suffix: str = "") -> Path:
         return self.folder / f"step-{step:08d}{suffix}"
+
+    def _places(self) -> list[Path]:
+        """Where checkpoints are, those included that a newer one of their step is about to replace."""
+        return [*self._all(), *self._all(".old")]
 
     def _all(self, suffix: str = "") -> list[Path]:
         return [path for path in self.folder.glob("step-*") if re.fullmatch(rf"step-\d+{re.escape(suffix)}", path.name)]

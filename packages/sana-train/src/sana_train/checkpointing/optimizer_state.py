@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sana_train.came import CAME
+from sana_train.checkpointing.settings_changes import settings_changes
 
 
 def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -78,13 +79,16 @@ def optimizer_settings(optimizer: Optimizer) -> dict[str, Any]:
     return described
 
 
-def settings_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def optimizer_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two `optimizer_settings`, each as "name before -> now"."""
     if then["kind"] != now["kind"] or len(then["groups"]) != len(now["groups"]):
         before, after = (f"{s['kind']} of {len(s['groups'])} groups" for s in (then, now))
         return [f"optimizer {before} -> {after}"]
-    pairs = zip(then["groups"], now["groups"], strict=True)
-    return [f"{k} {old[k]} -> {new[k]}" for old, new in pairs for k in new if k in old and old[k] != new[k]]
+    words: list[str] = []
+    for old, new in zip(then["groups"], now["groups"], strict=True):
+        both = old.keys() & new.keys()  # an option that a later version has is no change
+        words += settings_changes({k: old[k] for k in old if k in both}, {k: new[k] for k in new if k in both})
+    return list(dict.fromkeys(words))  # most are of all groups
 
 
 def jumps_at_first(optimizer: Optimizer) -> bool:

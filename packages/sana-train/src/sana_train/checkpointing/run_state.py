@@ -10,12 +10,13 @@ from torch.optim import Optimizer
 from sana_train.checkpointing.optimizer_state import (
     create_state,
     load_state_numbers,
+    optimizer_changes,
     optimizer_settings,
-    settings_changes,
     state_numbers,
     state_tensors,
     with_state,
 )
+from sana_train.checkpointing.settings_changes import settings_changes
 from sana_train.config import TrainConfig
 from sana_train.ema import EMA
 from sana_train.guards import SpikeGuard
@@ -82,7 +83,6 @@ class RunState:
 
     def changes(self, facts: dict[str, Any]) -> list[str]:
         """How the run was started otherwise, each as "name before -> now"."""
-        then, now = facts["settings"], self._settings
-        others = [f"{k} {then.get(k)} -> {now.get(k)}" for k in {**then, **now} if then.get(k) != now.get(k)]
-        of_optimizer = settings_changes(facts["optimizer"], self._optimizer_settings)
+        of_optimizer = optimizer_changes(facts["optimizer"], self._optimizer_settings)
+        others = settings_changes(facts["settings"], self._settings)
         return self.config.changes_since(facts["config"]) + of_optimizer + others

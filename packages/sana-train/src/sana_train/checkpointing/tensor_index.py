@@ -32,7 +32,7 @@ def read_index(folder: Path) -> Metadata:
     """The index in `folder`, which torch.distributed.checkpoint keeps as a pickle.
 
     Raises:
-        pickle.UnpicklingError: it names a class or function that is no part of an index, or a file elsewhere.
+        pickle.UnpicklingError: it names a class or function that is not part of an index, or a file elsewhere.
     """
     with (folder / INDEX).open("rb") as file:
         index = _IndexUnpickler(file).load()
@@ -43,7 +43,7 @@ def read_index(folder: Path) -> Metadata:
             raise pickle.UnpicklingError(f"{INDEX} says that {name} is not a tensor")
     for place in index.storage_data.values():
         if not re.fullmatch(r"__\d+_\d+\.distcp", place.relative_path):
-            raise pickle.UnpicklingError(f"{INDEX} names {place.relative_path}, which is no file of tensors")
+            raise pickle.UnpicklingError(f"{INDEX} names {place.relative_path}, which is not a file of tensors")
     return index
 
 
@@ -54,7 +54,7 @@ class _IndexUnpickler(pickle.Unpickler):
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if is_dtype or (module, name) in _KNOWN:
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{INDEX} names {module}.{name}, which is no part of an index")
+        raise pickle.UnpicklingError(f"{INDEX} names {module}.{name}, which is not part of an index")
 
 
 def differences(index: Metadata, state: Mapping[str, Tensor]) -> list[str]:

@@ -27,7 +27,7 @@ class AspectRatioBuckets:
         square: whether only the square remains.
 
     Raises:
-        ValueError: the side is no multiple of both 16 and `multiple`.
+        ValueError: the side is not a multiple of both 16 and `multiple`.
     """
 
     side: int

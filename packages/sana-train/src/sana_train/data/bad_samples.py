@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from sana_train.folders import write_synced
+from sana_train.folders import replace_file
 
 
 class Reason(StrEnum):
@@ -74,12 +73,10 @@ def counts_by_reason(skipped: Iterable[Skipped]) -> dict[str, int]:
 def write_skipped(path: Path, skipped: Iterable[Skipped]) -> None:
     """Write one JSON object per sample that was left out, all of them or none.
 
-    Bytes of a name that are no UTF-8 are written as JSON escapes.
+    Bytes of a name that are not UTF-8 are written as JSON escapes.
     """
     lines = [json.dumps(dataclasses.asdict(sample), ensure_ascii=False) + "\n" for sample in skipped]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write_synced(temporary, "".join(lines).encode(errors="backslashreplace"))
-    temporary.replace(path)
+    replace_file(path, "".join(lines).encode(errors="backslashreplace"))
 
 
 def check_skipped(skipped: list[Skipped], *, total: int, fraction: float) -> None:
@@ -90,7 +87,7 @@ def check_skipped(skipped: list[Skipped], *, total: int, fraction: float) -> Non
     named = "; ".join(f"{sample.key} ({sample.reason}: {sample.detail})" for sample in skipped[:3])
     message = (
         f"{len(skipped)} of {total} samples had to be skipped ({reasons}), and {fraction:.2%} may be; the first: "
-        f"{named}. Mend the data, or allow a larger fraction: max_skipped, --max-skipped of sana's commands"
+        f"{named}. Fix the data, or allow a larger fraction: max_skipped, --max-skipped of sana's commands"
     )
     raise TooManyBadSamplesError(message, skipped)
 

@@ -65,7 +65,7 @@ def encode_dataset(
         part: (i, n) does only every n-th shard, from the i-th on, for processes that share no locks.
         threads: that read images ahead.
         verify: read what is there already and compare it with its hash.
-        retry: after the data has been mended, and indexed again where files changed: make those shards again from which
+        retry: after the data has been fixed, and indexed again where files changed: make those shards again from which
             something was skipped, and those whose rows are others in this manifest.
         progress: whether to show a progress bar.
 

@@ -39,6 +39,8 @@ class EncodingSettings:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         if not 0 <= self.max_skipped <= 1:
             raise ValueError(f"max_skipped is {self.max_skipped}; it is a fraction, in [0, 1]")
+        if self.min_score is not None and not math.isfinite(self.min_score):
+            raise ValueError(f"min_score is {self.min_score}; it must be a finite score, or None")
         if self.max_upscale is not None and not self.max_upscale >= 1:
             raise ValueError(f"max_upscale is {self.max_upscale}; it must be at least 1, or None")
 

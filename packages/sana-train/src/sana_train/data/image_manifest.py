@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sana_train.data.bad_samples import BadSampleError, Reason
 from sana_train.data.image_reading import MAX_BYTES, SUFFIXES
 from sana_train.data.image_records import NAMES, ImageRecord, checked_table, hashable_parts, import_pyarrow, schema
+from sana_train.folders import replacing
 
 if TYPE_CHECKING:
     import pyarrow
@@ -133,16 +134,8 @@ class ImageManifest:
         """Write the Parquet file, whole or not at all."""
         from pyarrow import parquet
 
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                parquet.write_table(self.table, file, compression="zstd", row_group_size=ROWS_TOGETHER)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+            parquet.write_table(self.table, file, compression="zstd", row_group_size=ROWS_TOGETHER)
 
     @property
     def sha256(self) -> str:
@@ -182,7 +175,7 @@ def _read(read: Callable[[Path], Any], path: Path) -> Any:
     try:
         return read(path)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
-        raise ValueError(f"{path} is no Parquet file, or damaged ({error}): write it again") from error
+        raise ValueError(f"{path} is not a Parquet file, or is damaged ({error}): write it again") from error
 
 
 def _check_keys(keys: Sequence[str], root: Path) -> None:

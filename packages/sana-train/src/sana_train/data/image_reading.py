@@ -26,7 +26,7 @@ def image_size(content: bytes) -> tuple[int, int]:
     """The (height, width) that an image has once it is upright, from its header alone.
 
     Raises:
-        BadSampleError: it is no image of `FORMATS`, or too large.
+        BadSampleError: it is not an image of `FORMATS`, or it is too large.
     """
     with _opened(content) as image:
         try:
@@ -42,7 +42,7 @@ def read_image(content: bytes) -> "Image.Image":
     """The whole image in RGB, upright, on white where it is transparent; of an animation the first picture.
 
     Raises:
-        BadSampleError: it is no image of `FORMATS`, too large, damaged or cut short.
+        BadSampleError: it is not an image of `FORMATS`, or it is too large, damaged or cut short.
     """
     from PIL import Image, ImageOps
 
@@ -92,7 +92,7 @@ def _opened(content: bytes) -> "Image.Image":
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound comes next
             image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise BadSampleError(Reason.NOT_AN_IMAGE, f"its {len(content):,} bytes are no {_FORMATS_NAMED}") from error
+        raise BadSampleError(Reason.NOT_AN_IMAGE, f"its {len(content):,} bytes are not {_FORMATS_NAMED}") from error
     except Image.DecompressionBombError as error:
         raise BadSampleError(Reason.TOO_LARGE, str(error)) from error
     except _DAMAGED as error:

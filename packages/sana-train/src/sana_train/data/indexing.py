@@ -100,13 +100,13 @@ def _samples(folder: Path, skipped: list[Skipped]) -> Iterator[tuple[str, Callab
 
 
 def _check_file(path: Path, name: str, folder: Path) -> None:
-    """Raise BadSampleError where a path is no file below the folder, or a manifest cannot hold its name."""
+    """Raise BadSampleError where a path is not a file below the folder, or a manifest cannot hold its name."""
     if _as_unicode(name) != name or "\\" in name:
         raise BadSampleError(Reason.NAME, f"{name!r} is not UTF-8, or has a backslash: rename it")
     if not is_below(path, folder):
         raise BadSampleError(Reason.OUTSIDE, f"{name} is a link that leads out of {folder}")
     if not path.is_file():
-        raise BadSampleError(Reason.MISSING, f"{name} is a link that leads nowhere, or no plain file")
+        raise BadSampleError(Reason.MISSING, f"{name} is a link that leads nowhere, or not a plain file")
 
 
 def _as_unicode(text: str) -> str:
@@ -164,7 +164,7 @@ def _size(path: Path, image: Member) -> tuple[int, int]:
 
 
 def _captions(beside: Callable[[str], bytes | None]) -> tuple[str, ...]:
-    """What is not text is no caption: the image can still be captioned."""
+    """What is not text is not a caption: the image can still be captioned."""
     found: Any = None
     try:
         if (text := beside(".txt")) is not None:

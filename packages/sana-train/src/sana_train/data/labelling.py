@@ -199,7 +199,7 @@ class _Pass:
         """How many rows are done, and what of them was skipped; units that stopped the run are done again."""
         done = [unit for unit in units if self.work.facts(unit) is not None]
         skipped_of = {unit: self._together([unit])[1] for unit in done}
-        if sum(map(len, skipped_of.values())) > most:  # the data may have been mended since
+        if sum(map(len, skipped_of.values())) > most:  # the data may have been fixed since
             for unit in [unit for unit in done if skipped_of[unit]]:
                 self.work.forget(unit)
                 del skipped_of[unit]

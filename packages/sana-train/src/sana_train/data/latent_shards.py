@@ -111,11 +111,22 @@ class LatentShards:
         return batch | {"key": keys}
 
     def _shard(self, number: int) -> OpenShard:
-        shard = self._open.pop(number, None) or OpenShard(self.headers[number].path)
+        shard = self._open.pop(number, None) or _opened(self.headers[number])
         self._open[number] = shard  # the last one is the one used last
         if len(self._open) > MAX_OPEN:
             del self._open[next(iter(self._open))]
         return shard
+
+
+def _opened(header: ShardHeader) -> OpenShard:
+    shard = OpenShard(header.path)
+    if shard.header != header:
+        raise ValueError(
+            f"{header.path} has been rewritten since its folder was opened ({shard.header.samples} samples, "
+            f"sha256 {shard.header.sha256}; it had {header.samples}, {header.sha256}): put the old file back and "
+            "resume, or start a new run"
+        )
+    return shard
 
 
 def _read_headers(folder: Path) -> list[ShardHeader]:

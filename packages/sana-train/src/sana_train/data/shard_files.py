@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -14,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from sana_train.folders import replacing
 
 # The tensors of a shard and their dimensions: N samples, C channels of h x w cells, M captions of L tokens of Dc
 # channels. Where M is not N, "caption_start" (N + 1) says which captions are a sample's, and "caption_scores" (M) how
@@ -83,26 +84,19 @@ def write_shard(
     if broken:
         raise ValueError(f"{len(broken)} of {len(keys)} latents are not finite ({broken[:3]}): leave these samples out")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
         save_file(tensors, temporary, metadata=metadata | {"sha256": _content_hash(tensors, metadata)})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_header(path: Path) -> ShardHeader:
     """The header of a shard, checked.
 
     Raises:
-        ValueError: the file is damaged or is no shard; names it and says what is missing.
+        ValueError: the file is damaged or is not a shard; names it and says what is missing.
     """
     with _opened(path) as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        return _header(path, shapes, file.metadata() or {})
+        return _header_of(path, file)
 
 
 def check_content(path: Path) -> None:
@@ -121,11 +115,17 @@ def check_content(path: Path) -> None:
 
 
 class OpenShard:
-    """A shard mapped into memory: a sample costs the reading of its own bytes."""
+    """A shard mapped into memory: a sample costs the reading of its own bytes.
+
+    Attributes:
+        header: what it holds.
+        keys: the names of its samples.
+    """
 
     def __init__(self, path: Path) -> None:
         file = _opened(path)
         names = file.keys()
+        self.header = _header_of(path, file)
         self.keys: list[str] = json.loads(file.metadata()["keys"])
         self._slices = {name: file.get_slice(name) for name in DIMENSIONS}
         few = {name: file.get_tensor(name) for name in (STARTS, SCORES) if name in names}
@@ -147,7 +147,12 @@ def _opened(path: Path) -> Any:
     try:
         return safe_open(str(path), framework="pt")
     except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file, or damaged ({error}): write it again") from error
+        raise ValueError(f"{path} is not a safetensors file, or is damaged ({error}): write it again") from error
+
+
+def _header_of(path: Path, file: Any) -> ShardHeader:
+    shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    return _header(path, shapes, file.metadata() or {})
 
 
 def _header(path: Path, shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> ShardHeader:

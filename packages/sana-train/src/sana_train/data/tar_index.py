@@ -30,10 +30,10 @@ def tar_samples(path: Path, skipped: list[Skipped]) -> Iterator[TarSample]:
 
     Args:
         path: an uncompressed tar.
-        skipped: takes the members whose path leads outside of the archive, and those that are no plain file.
+        skipped: takes the members whose path leads outside of the archive, and those that are not plain files.
 
     Raises:
-        ValueError: the file is no tar, or compressed, damaged, cut short, or several tars in one.
+        ValueError: the file is not a tar, or it is compressed, damaged, cut short, or several tars in one.
     """
     sample = None
     try:
@@ -53,7 +53,9 @@ def tar_samples(path: Path, skipped: list[Skipped]) -> Iterator[TarSample]:
                 sample.files[suffix] = Member(member.name, member.offset_data, member.size)
             _check_end(path, archive.offset)
     except tarfile.TarError as error:
-        raise ValueError(f"{path} is no plain tar, or cut short ({error}): unpack compressed ones to .tar") from error
+        raise ValueError(
+            f"{path} is not a plain tar, or is cut short ({error}): unpack compressed ones to .tar"
+        ) from error
     if sample is not None:
         yield sample
 

@@ -50,7 +50,7 @@ class TransformersRewriter:
         Raises:
             ImportError: transformers is not installed.
             OSError: there is no such model, or it has no safetensors.
-            ValueError: it is no language model, or needs code of its own.
+            ValueError: it is not a language model, or needs code of its own.
         """
         transformers = import_transformers(cls.__name__)
         kind = transformers.AutoModelForCausalLM

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sana_train.folders import write_synced
+from sana_train.folders import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +115,5 @@ def _lease(path: Path, *, wait: bool = False) -> Iterator[bool]:
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")  # of whoever has the lease; the next one writes over it
-    write_synced(temporary, json.dumps(values, ensure_ascii=False, indent=1).encode())
-    temporary.replace(path)
+    """Write a file that whoever has the lease writes."""
+    replace_file(path, json.dumps(values, ensure_ascii=False, indent=1).encode(), alone=True)

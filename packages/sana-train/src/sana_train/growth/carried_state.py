@@ -50,7 +50,7 @@ def grow_optimizer(
         plan: of the growth.
         warmup_steps: of new blocks.
         frozen_steps: steps in which only the new blocks are trained (LLaMA-Pro, arXiv 2401.02415); the gradients of
-            all else are dropped. With the trainer's `step_in_backward` what comes before the new blocks waits one less.
+            all else are dropped. Not with the trainer's `step_in_backward`.
 
     Returns:
         The same optimizer.

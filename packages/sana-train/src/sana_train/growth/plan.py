@@ -125,7 +125,7 @@ class GrowthPlan:
             fields = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls(**_checked(fields))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is no growth plan: {error}") from error
+            raise ValueError(f"{path} is not a growth plan: {error}") from error
 
 
 def grown_hash(

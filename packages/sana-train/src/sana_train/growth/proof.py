@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sana_train.growth.block_list import BlockList, config_field
+from sana_train.validation import evaluating
 
 Run = Callable[[nn.Module, torch.dtype], Tensor]  # the output on fixed inputs of a type, which the weights then have
 
@@ -19,14 +20,8 @@ _CELLS, _TOKENS = 8, 12
 
 def outputs(held: BlockList, run: Run) -> dict[str, Tensor]:
     """What `run` returns of the model in eval mode, computed in each of `DTYPES`."""
-    model, training = held.model, [module for module in held.model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            return {_name(dtype): _output_in(dtype, held, run) for dtype in DTYPES}
-    finally:
-        for module in training:
-            module.training = True
+    with torch.no_grad(), evaluating(held.model):
+        return {_name(dtype): _output_in(dtype, held, run) for dtype in DTYPES}
 
 
 def greatest_change(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, float]:
