@@ -11,7 +11,7 @@ from torch import nn
 from sana.catalog import locate
 from sana.devices import half_on_gpu
 from sana.growing_runs import grown_optimizer, growth_facts
-from sana.training.lora import lora_facts, make_lora, prepare_blocks
+from sana.training.lora import lora_facts, make_lora
 from sana.training.model import make_model, model_config
 from sana.training.optimizer import make_optimizer
 from sana.training.samples import TrainingSamples
@@ -21,6 +21,7 @@ from sana_ae import DCAE
 from sana_dit import CaptionEncoder, SanaConfig, SanaTransformer
 from sana_train import FlowMatching, FlowValidation, LatentShards, Trainer
 from sana_train.distributed import world_size
+from sana_train.preparation import prepare_blocks
 
 
 def make_trainer(
@@ -52,7 +53,7 @@ def make_trainer(
     trained: nn.Module = model
     if settings.lora is not None:
         trained = make_lora(model, settings.lora, seed=settings.train.seed)
-        prepare_blocks(model, settings.train)
+        prepare_blocks(model.blocks, settings.train)
     known = stamps(data)
     if resume and not allow_changes:
         known = proved_stamps(data, Path(settings.train.run_dir), progress=settings.train.progress)

@@ -1,6 +1,6 @@
 """Make a model ready to train: recompute activations, compile, and shard over processes (FSDP2), block by block."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
@@ -23,15 +23,20 @@ def prepare(model: nn.Module, config: TrainConfig) -> None:
     weights of the first process become everybody's.
     """
     blocks = list(dict.fromkeys(repeated_blocks(model)))  # a block that is used twice is there once
-    if config.activation_checkpointing:
-        for block in filter(_keeps_activations, blocks):
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    if config.compile:
-        torch._dynamo.config.recompile_limit = max(SIZES, torch._dynamo.config.recompile_limit)
-        for block in blocks:
-            block.compile(dynamic=False)  # one graph for all sizes of latents fails to compile on a CPU (PyTorch 2.13)
+    prepare_blocks(blocks, config)
     if dist.is_initialized():
         _shard(model, blocks, config)
+
+
+def prepare_blocks(blocks: Iterable[nn.Module], config: TrainConfig) -> None:
+    """Recompute the activations of blocks and compile them, as `config` says."""
+    if config.compile:
+        torch._dynamo.config.recompile_limit = max(SIZES, torch._dynamo.config.recompile_limit)
+    for block in blocks:
+        if config.activation_checkpointing and _keeps_activations(block):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        if config.compile:
+            block.compile(dynamic=False)  # one graph for all sizes of latents fails to compile on a CPU (PyTorch 2.13)
 
 
 def repeated_blocks(module: nn.Module) -> Iterator[nn.Module]:
