@@ -306,6 +306,12 @@ def test_executors_go_by_name(small_folder):
     assert sampler("a cat", [1])[0].tobytes() == load_sampler(drawing)("a cat", [1])[0].tobytes()
 
 
+def test_workers_load_without_bars_where_none_are_wanted(run, tmp_path, capfd):
+    ask = ("a cat", "-n", 1, "--executor", "shared-dir", "--run-dir", tmp_path / "quiet", "--out", tmp_path / "out")
+    assert run(*ask).exit_code == 0  # with --no-progress
+    assert "Loading weights" not in capfd.readouterr().err  # the bar of transformers 5
+
+
 @pytest.mark.parametrize("kernels", ["fused", "reference"])
 def test_kernels_reach_the_samplers_of_every_executor(small_folder, kernels):
     drawing = Drawing(model=str(small_folder), device="cpu", kernels=kernels)

@@ -179,6 +179,13 @@ def test_the_command_says_what_is_wrong_with_an_adapter(small_folder, diffusers_
     assert not (tmp_path / "a.png").exists()
 
 
+def test_an_adapter_given_twice_is_refused(small_folder, lora_folder, tmp_path):
+    done = generate(small_folder, tmp_path / "a.png", "--lora", f"{lora_folder}:40", "--lora", lora_folder)
+    assert done.exit_code == 2
+    assert f"--lora names {lora_folder} with the scales 40 and 1: give it once" in done.stderr
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_every_model_goes_to_the_hub_and_back_here_and_in_diffusers(small_folder, lora_folder, tmp_path):
     with HubServer(tmp_path / "hub") as hub:
         variables = os.environ | hub.environment(tmp_path / "home") | {"HF_HUB_DISABLE_XET": "1"}

@@ -1,5 +1,6 @@
 import io
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -24,6 +25,7 @@ def test_an_import_that_no_extra_mends_keeps_its_traceback():
 def test_notes_say_which_image_it_was(capsys):
     error = ValueError("a.png is damaged")
     error.add_note("It is images[3].")
+    error.add_note("Traceback (most recent call last): of the worker that met it")
     with pytest.raises(typer.Exit), messages():
         raise error
     assert capsys.readouterr().err == "error: a.png is damaged. It is images[3].\n"
@@ -47,6 +49,20 @@ def test_retries_of_the_hub_client_are_not_told(caplog):
     assert caplog.records == []
     client.warning("this is told again")
     assert [record.getMessage() for record in caplog.records] == ["this is told again"]
+
+
+def test_nor_are_they_where_a_command_is_the_first_to_import_the_client():
+    program = (
+        "import logging, sys\n"
+        "from sana.commands.messages import messages\n"
+        "assert 'huggingface_hub' not in sys.modules\n"
+        "with messages():\n"
+        "    from huggingface_hub.utils import _http\n"
+        "    _http.logger.warning('Retrying in 1s [Retry 1/5].')\n"
+        "_http.logger.warning('this is told again')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "this is told again\n"
 
 
 def test_bars_of_transformers_are_off_without_progress_and_as_before_afterwards():

@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from sana.commands import app
-from sana.diffusers_comparison import compare_with_diffusers
+from sana.diffusers_comparison import compare_with_diffusers, load_diffusers
 from sana.parity import Parity, weights_hash
 from sana.publishing.model_card import render_card
 from sana_dit import SanaTransformer
@@ -104,6 +104,26 @@ def test_a_bad_option_is_said(small_folder, options, message):
     result = CliRunner().invoke(app, ["parity", str(small_folder), *options, "--no-progress"])
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_bars_of_diffusers_are_afterwards_as_before(small_folder, shown):
+    bars = diffusers.utils.logging
+    (bars.enable_progress_bar if shown else bars.disable_progress_bar)()
+    try:
+        load_diffusers(small_folder, sprint=False, dtype=torch.float32, device=torch.device("cpu"), progress=False)
+        assert bars.is_progress_bar_enabled() is shown
+    finally:
+        bars.enable_progress_bar()
+
+
+def test_a_comparison_without_progress_shows_no_bar_of_diffusers(small_folder, capfd):
+    told = {}
+    for progress in (True, False):
+        load_diffusers(small_folder, sprint=False, dtype=torch.float32, device=torch.device("cpu"), progress=progress)
+        told[progress] = capfd.readouterr().err
+    assert "Loading pipeline components" in told[True]
+    assert "Loading pipeline components" not in told[False]
 
 
 def test_without_prompts_or_seeds_nothing_is_compared(small_folder):

@@ -142,6 +142,8 @@ def test_wrong_pairs_are_refused(prompts, seeds, message):
         ({"steps": 0}, "steps is 0"),
         ({"steps": 2.5}, "steps is 2.5"),
         ({"steps": -3}, "steps is -3"),
+        ({"noise": torch.zeros(1, 8, 2, 2, dtype=torch.int32)}, "noise is torch.int32; it must be a tensor of floats"),
+        ({"noise": torch.full((1, 8, 2, 2), torch.nan)}, "noise has NaN or infinite values"),
         ({"noise": torch.zeros(2, 8, 2, 2)}, r"noise has the shape \(2, 8, 2, 2\); it must be \(1, 8, 2, 2\)"),
     ],
 )

@@ -84,6 +84,12 @@ def test_what_a_file_leaves_out_is_diffusers_default():
     assert read_flow_shift(bare) == 1.0
 
 
+@pytest.mark.parametrize("shift", [0, -1.0, float("nan"), True, "3"])
+def test_a_shift_is_a_positive_number(shift):
+    with pytest.raises(ValueError, match="flow_shift of scheduler"):
+        read_flow_shift({"_class_name": "DPMSolverMultistepScheduler", **FLOW, "flow_shift": shift})
+
+
 def test_sprint_has_no_shift_and_predicts_trigflow():
     assert read_flow_shift(settings(SCMScheduler(sigma_data=0.5))) == 1.0
     with pytest.raises(ValueError, match="prediction_type 'sample', not 'trigflow'"):

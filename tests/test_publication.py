@@ -263,6 +263,17 @@ def test_a_card_may_speak_of_variables_mathematics_and_papers(folder):
     assert inspect_folder(folder, card=card).card == card
 
 
+def test_an_adapter_is_told_how_it_is_uploaded(tmp_path):
+    save_file({"weight": torch.zeros(1)}, tmp_path / "pytorch_lora_weights.safetensors")
+    with pytest.raises(FileNotFoundError, match=f"but an adapter: upload that with `hf upload OWNER/NAME {tmp_path}`"):
+        inspect_folder(tmp_path)
+
+
+def test_publishing_shows_no_bars_where_none_are_wanted(folder):
+    result = CliRunner().invoke(app, ["publish", str(folder), "me/tiny", "--dry-run", "--no-progress"])
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
 def test_a_folder_without_a_card_or_model_is_refused(folder, tmp_path):
     (folder / "README.md").unlink()
     with pytest.raises(ValueError, match=r"no README\.md"):

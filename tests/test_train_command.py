@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from sana.commands import app
+from sana.commands.train import _amount
 from sana_dit import SanaTransformer
 from sana_dit.ops.implementation import selected
 
@@ -166,12 +167,20 @@ def test_a_plan_is_printed_and_nothing_started(train, tiny_run):
         "optimizer state",
         "stays at",
         "parameters",
-        "TFLOP an image",
+        "MFLOP an image and step",
         "8 samples (shards: 1",
     ):
         assert text in result.stdout
     assert "warning: CAME's first step" in result.stderr
     assert sorted(os.listdir(tiny_run.parent)) == before
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(31, "0.03 kB"), (999_000, "999.00 kB"), (1_234_567, "1.23 MB"), (10**9, "1.00 GB"), (2 * 10**12, "2,000.00 GB")],
+)
+def test_a_plan_names_amounts_in_the_largest_unit_that_fits(count, said):
+    assert _amount(count, "GB", "MB", "kB") == said
 
 
 def test_a_plan_is_printed_as_json_for_scripts(train):

@@ -126,6 +126,24 @@ def test_a_run_is_not_resumed_beside_other_weights_or_with_another_adapter(setti
         make_trainer(settings(), device=CPU, resume=True)
 
 
+def test_a_run_is_not_resumed_with_other_factors_even_if_changes_are_allowed(lora_run, settings):
+    make_trainer(settings("lora.rank=3", "lora.alpha=none"), device=CPU).fit()
+    same = ["lora.rank=3", "lora.alpha=3", 'lora.targets=["to_out.0", "to_v", "to_k", "to_q"]']
+    assert make_trainer(settings(*same[:2]), device=CPU, resume=True).step == 4  # no alpha is alpha = rank
+    assert make_trainer(settings(*same), device=CPU, resume=True, allow_changes=True).step == 4
+    words = "trains an adapter of rank 3 in to_k, to_out.0, to_q, to_v and is now to train"
+    for changes, now in (
+        (["lora.rank=2"], "an adapter of rank 2 in to_k, to_out.0, to_q, to_v"),
+        (["lora.rank=3", 'lora.targets=["to_q"]'], "an adapter of rank 3 in to_q"),
+    ):
+        for allowed in (False, True):
+            with pytest.raises(CheckpointError, match=f"{words} {now}, which .*: give the same .lora., or a new"):
+                make_trainer(settings(*changes), device=CPU, resume=True, allow_changes=allowed)
+    lora_run.write_text(lora_run.read_text().replace("[lora]\nrank = 2\nalpha = 3\n", ""))
+    with pytest.raises(CheckpointError, match=f"{words} the whole model"):
+        make_trainer(settings(), device=CPU, resume=True)
+
+
 def test_two_processes_train_the_adapter_of_one(lora_run, settings):
     # Sums of gradients round differently: plain gradient descent would keep that small, CAME divides by them.
     changes = ["optimizer.kind=adamw", "optimizer.eps=1.0"]

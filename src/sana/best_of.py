@@ -1,6 +1,6 @@
 """Best-of-N with a pipeline and a judge by their names: who works, and the pictures that it leaves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,18 @@ from sana.choices import ExecutorName
 from sana.contact_sheet import Entry, contact_sheets
 from sana.judges import load_judge
 from sana.kernels import kernels_in_force
+from sana.loading_bars import without_bars
 from sana.png import save_png
-from sana.sampler import Drawing, load_sampler
-from sana_scale import BestOfN, Executor, Local, Ray, SharedDir
+from sana.sampler import Drawing, PipelineSampler, load_sampler
+from sana_scale import BestOfN, Executor, Judge, Local, Ray, SharedDir
 from sana_scale.many_prompts import check_budget
 from sana_scale.request import Request
 
 
-def make_executor(name: ExecutorName, drawing: Drawing, judge: str, *, workers: int) -> Executor:
+def make_executor(name: ExecutorName, drawing: Drawing, judge: str, *, workers: int, progress: bool = True) -> Executor:
     """The executor of a name. A worker is a sampler and a judge; on GPUs, the two share one.
+
+    Without `progress` they load weights without bars.
 
     Raises:
         ValueError: several workers are asked of `local`, which is one.
@@ -31,12 +34,15 @@ def make_executor(name: ExecutorName, drawing: Drawing, judge: str, *, workers: 
             raise ValueError(f"workers is {workers}; the local executor is a single one: choose shared-dir or ray")
         return Local()
     drawing = replace(drawing, kernels=kernels_in_force(drawing.kernels))  # a worker has a switch of its own
-    makers = partial(load_sampler, drawing), partial(load_judge, judge, device=drawing.device, progress=False)
+    make_sampler: Callable[[], PipelineSampler] = partial(load_sampler, drawing)
+    make_judge: Callable[[], Judge[Any]] = partial(load_judge, judge, device=drawing.device, progress=False)
+    if not progress:
+        make_sampler, make_judge = partial(without_bars, make_sampler), partial(without_bars, make_judge)
     gpus = torch.cuda.device_count() if drawing.device is None else 0
     if name == "shared-dir":
-        return SharedDir(*makers, workers=workers, devices=tuple(map(str, range(gpus))))
+        return SharedDir(make_sampler, make_judge, workers=workers, devices=tuple(map(str, range(gpus))))
     share = 0.5 if gpus else 0.0
-    return Ray(*makers, samplers=workers, judges=workers, sampler_gpus=share, judge_gpus=share)
+    return Ray(make_sampler, make_judge, samplers=workers, judges=workers, sampler_gpus=share, judge_gpus=share)
 
 
 def check_request(prompts: Sequence[str], options: Mapping[str, Any], budget: int | None) -> None:

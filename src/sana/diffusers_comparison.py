@@ -3,6 +3,7 @@
 import datetime
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from sana.catalog import locate
 from sana.cpu_precision import cpu_name
 from sana.kernels import Kernels, kernels_in_force
+from sana.loading_bars import no_bars
 from sana.parity import STEPS_WITH_A_MIDDLE, Parity, Sampling, weights_hash
 from sana.pipeline import SanaPipeline
 
@@ -176,12 +178,13 @@ def load_diffusers(
     _check_diffusers()
     import diffusers
 
-    if not progress:
-        diffusers.utils.logging.disable_progress_bar()
     source, revision = locate(model, revision)
     cls = diffusers.SanaSprintPipeline if sprint else diffusers.SanaPipeline
     dtypes = {"transformer": dtype, "default": torch.bfloat16 if dtype == torch.float16 else dtype}
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # newer releases prefer another name
+    with (
+        nullcontext() if progress else no_bars(diffusers.utils.logging),
+        warnings.catch_warnings(action="ignore", category=FutureWarning),  # newer releases prefer another name
+    ):
         pipeline = cls.from_pretrained(source, revision=revision, variant=variant, torch_dtype=dtypes)
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)

@@ -1,9 +1,21 @@
-"""What a pipeline's models gave, if it is finite and a picture: otherwise an error says which of them failed."""
+"""What a caller or a pipeline's models gave, if it can be drawn with: otherwise an error says which of them failed."""
 
 import torch
 from torch import Tensor, nn
 
 from sana_dit import Captions
+
+
+def check_noise(noise: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Raises ValueError where noise that a caller gives is not what a drawing can start from."""
+    if noise is None:
+        return
+    if not isinstance(noise, Tensor) or not noise.is_floating_point():
+        raise ValueError(f"noise is {getattr(noise, 'dtype', type(noise).__name__)}; it must be a tensor of floats")
+    if noise.shape != shape:
+        raise ValueError(f"noise has the shape {tuple(noise.shape)}; it must be {shape}: one for each seed")
+    if not noise.isfinite().all():
+        raise ValueError("noise has NaN or infinite values; it must be finite")
 
 
 def checked_captions(captions: Captions) -> Captions:

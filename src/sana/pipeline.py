@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from sana.finite_checks import checked_captions, checked_images, checked_latents
+from sana.finite_checks import check_noise, checked_captions, checked_images, checked_latents
 from sana.kernels import use_kernels
 from sana.pixels import resize_and_crop, to_pil
 from sana.pretrained_pipeline import PretrainedPipeline
@@ -110,8 +110,7 @@ class SanaPipeline(PretrainedPipeline):
         steps, scale = self.settings(steps, guidance_scale)
         drawn, wanted = self.sizes(height, width, binning=binning)
         shape = (len(seeds), *self._latent_shape(drawn))
-        if noise is not None and noise.shape != shape:
-            raise ValueError(f"noise has the shape {tuple(noise.shape)}; it must be {shape}: one for each seed")
+        check_noise(noise, shape)
         row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
         captions, negative = self.encode(
             list(row_of), negative_prompt=negative_prompt, guidance_scale=scale, batch_size=batch_size

@@ -1,5 +1,6 @@
 """The scheduler's file of a pipeline: which sampler it asks for, and which of its settings are not computed here."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,8 +52,8 @@ def read_flow_shift(scheduler: Mapping[str, Any]) -> float:
             "diffusers, or change the file"
         )
     shift = 1.0 if kind == SCM else scheduler.get("flow_shift", 1.0)  # diffusers' default
-    if isinstance(shift, bool) or not isinstance(shift, int | float):
-        raise ValueError(f"flow_shift of {SCHEDULER} is {shift!r}; it must be a number")
+    if isinstance(shift, bool) or not (isinstance(shift, int | float) and 0 < shift < math.inf):
+        raise ValueError(f"flow_shift of {SCHEDULER} is {shift!r}; it must be a positive number")
     return float(shift)
 
 

@@ -158,6 +158,12 @@ def test_a_missing_or_foreign_file_says_what_to_do(tmp_path):
         find_lora(tmp_path, file="mine.safetensors", revision=None)
     with pytest.raises(FileNotFoundError, match="neither a file nor a folder"):
         find_lora("nowhere", file=None, revision=None)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "pytorch_lora_weights.safetensors").write_bytes(b"x")
+    with pytest.raises(FileNotFoundError, match=r"no adapter in .*; that of a run is in .*model$"):
+        find_lora(tmp_path, file=None, revision=None)
+    with pytest.raises(FileNotFoundError, match=r"it has no mine\.safetensors; name its file"):
+        find_lora(tmp_path, file="mine.safetensors", revision=None)
     (tmp_path / "lora.bin").write_bytes(b"x")
     with pytest.raises(ValueError, match="could run foreign code"):
         find_lora(tmp_path / "lora.bin", file=None, revision=None)

@@ -9,6 +9,7 @@ import torch
 from diffusers import SanaPipeline
 from peft import LoraConfig
 from safetensors import safe_open
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
 from sana_dit import (
@@ -137,6 +138,28 @@ def test_a_file_says_what_peft_has_to_know(model, tmp_path):
     assert config.target_modules == {name.removeprefix("transformer.") for name in names}
 
 
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_convolutions_are_written_as_diffusers_has_them(
+    make_diffusers, ours, loss, call_diffusers, tmp_path, patch_size
+):
+    theirs = make_diffusers(patch_size=patch_size)
+    model = ours(theirs)
+    plain = loss(model)
+    learned(add_lora(model, rank=2, alpha=3, targets=["conv_inverted", "conv_point", "patch_embed.proj"]))
+    save_lora(model, tmp_path)
+    with safe_open(tmp_path / FILE, framework="pt") as file:
+        shapes = {part: file.get_slice(f"transformer.patch_embed.proj.lora_{part}.weight").get_shape() for part in "AB"}
+    assert shapes == {"A": [2, 4, patch_size, patch_size], "B": [128, 2, 1, 1]}
+    expected = loss(model)
+    theirs.load_lora_adapter(tmp_path, prefix="transformer", weight_name=FILE)
+    # float32 has 24 bits, and the numbers pass some 20 layers.
+    assert loss(lambda **inputs: call_diffusers(theirs, inputs)).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert plain.item() != pytest.approx(expected.item(), rel=1e-3)
+    unload_lora(model)
+    load_lora(model, tmp_path)
+    assert torch.equal(loss(model), expected)
+
+
 def test_checkpointed_blocks_have_the_same_gradients(model, loss):
     lora = learned(add_lora(model, rank=4))
     expected = gradients(lora, loss)
@@ -222,6 +245,32 @@ def test_a_copy_has_factors_of_its_own_and_shares_the_transformer(model):
         assert mine.data_ptr() != its.data_ptr()
 
 
+def test_factors_that_the_transformer_does_not_hold_cannot_be_called(model, loss):
+    lora = learned(add_lora(model, rank=4))
+    average = AveragedModel(lora)
+    average.update_parameters(lora)
+    for absent in (average, copy.deepcopy(lora)):
+        with pytest.raises(ValueError, match="the transformer does not hold these factors, as in a copy"):
+            loss(absent)
+    both = copy.deepcopy(model)
+    assert torch.equal(loss(lora), loss(both))
+    unload_lora(model)
+    with pytest.raises(ValueError, match="does not hold these factors"):
+        loss(lora)
+
+
+def test_the_state_of_an_adapter_is_loaded_strictly(model):
+    lora = learned(add_lora(model, rank=4))
+    state = {name: weight.clone() for name, weight in lora.state_dict().items()}
+    first = next(iter(state))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        lora.load_state_dict({})
+    with pytest.raises(RuntimeError, match=f'Missing key.*: "{first}"'):
+        lora.load_state_dict({name: weight for name, weight in state.items() if name != first})
+    lora.load_state_dict({name: 2 * weight for name, weight in state.items()})
+    assert all(torch.equal(weight, 2 * state[name]) for name, weight in lora.state_dict().items())
+
+
 def test_the_state_of_a_plain_model_goes_into_one_with_an_adapter(model):
     state = {name: weight + 1 for name, weight in model.state_dict().items()}
     lora = learned(add_lora(model, rank=4))
@@ -249,10 +298,14 @@ def test_a_failed_save_leaves_the_file_before_it(model, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 0}, "rank is 0 and alpha 0.0; both must be positive"),
-        ({"rank": 4, "alpha": float("inf")}, "alpha inf; both must be positive"),
+        ({"rank": 0}, "rank is 0; it must be an integer, at least 1"),
+        ({"rank": 2.0}, "rank is 2.0; it must be an integer"),
+        ({"rank": True}, "rank is True; it must be an integer"),
+        ({"rank": 4, "alpha": float("inf")}, "alpha is inf; it must be positive and finite"),
+        ({"rank": 4, "alpha": 0}, "alpha is 0.0; it must be positive and finite"),
         ({"rank": 4, "targets": ["to_q", "o_k"]}, r"targets o_k are no linear layers of the model; it has attn1\.to_k"),
-        ({"rank": 4, "targets": []}, "are no linear layers"),
+        ({"rank": 4, "targets": []}, r"targets is empty; it has attn1\.to_k"),
+        ({"rank": 4, "targets": "to_q"}, r"targets is the string 'to_q'; it must be a list of names: give \['to_q'\]"),
     ],
 )
 def test_an_adapter_that_cannot_be_is_refused_and_changes_nothing(model, settings, message):
@@ -261,6 +314,35 @@ def test_an_adapter_that_cannot_be_is_refused_and_changes_nothing(model, setting
         add_lora(model, **settings)
     assert (repr(model), model.adapters) == (text, {})
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_failure_before_the_factors_are_made_freezes_nothing(model):
+    with pytest.raises(RuntimeError):
+        add_lora(model, rank=2**50)  # more than any memory holds
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_layers_may_be_named_as_a_file_names_them(model):
+    lora = add_lora(model, rank=4, targets=["transformer.transformer_blocks.1.attn1.to_q", "transformer.proj_out"])
+    assert lora._names == ("transformer_blocks.1.attn1.to_q", "proj_out")
+
+
+def test_an_adapter_in_training_is_not_replaced_by_a_file(model, tmp_path):
+    lora = add_lora(model, rank=4)
+    save_lora(model, tmp_path)
+    with pytest.raises(ValueError, match="the adapter 'default' is in training: save_lora and unload_lora it first"):
+        load_lora(model, tmp_path, name="default")
+    save_lora(model, tmp_path)
+    unload_lora(model)
+    assert load_lora(model, tmp_path, name="default") == "default"
+    assert len(list(lora.parameters())) == 2 * 2 * 8  # factors, blocks, layers: in the adapter, but not in the model
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_saving_a_model_says_how_its_adapter_in_training_is_saved(model, tmp_path):
+    add_lora(model, rank=4, name="zog")
+    with pytest.warns(UserWarning, match="are not saved: .*; save_lora writes 'zog', which is in training, by itself"):
+        model.save_pretrained(tmp_path)
 
 
 def test_one_adapter_is_trained_at_a_time(model, tmp_path):

@@ -254,7 +254,7 @@ if __name__ == "__main__":
     ("prompt", "words"),
     [
         ("fail", "xxx is too long"),  # larger than the pipe it comes through
-        ("leave", "every worker ended with exit code 0 and left batch 0 of 'leave' undone"),
+        ("leave", "every worker ended with exit code 0 and left batches undone, the first is batch 0 of 'leave'"),
     ],
 )
 def test_workers_that_cannot_go_on_end_the_run(tmp_path, prompt, words):
@@ -283,7 +283,7 @@ def test_a_worker_that_was_late_stores_its_batch_in_a_run_that_was_reopened(tmp_
             best_of_n(Painter(), Reader(), "a", n=16, on_progress=interrupt, **ask)
 
     monkeypatch.setattr(os, "fsync", finish_and_reopen)
-    assert stored(late, judged)
+    assert stored(late, judged, tmp_path)
     assert late.store.recorded(1).seeds == (4, 5, 6, 7)
     assert best_of_n(Painter(), Reader(), "a", n=16, **ask) == best_of_n(Painter(), Reader(), "a", n=16, batch_size=4)
 
@@ -295,9 +295,20 @@ def test_a_late_worker_does_not_bring_back_a_directory_that_was_deleted(tmp_path
     late = SharedRun.opened(run, Painter(), Reader()).searches[0]
     judged = late.judge(late.draw(1))
     shutil.rmtree(run)
-    with pytest.raises(FileNotFoundError):
-        stored(late, judged)
+    with pytest.raises(FileNotFoundError, match="was removed while it was worked on"):
+        stored(late, judged, run)
     assert not run.exists()
+
+
+def test_a_run_that_is_deleted_ends_its_driver_and_an_idle_worker(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setattr(time, "sleep", lambda seconds: shutil.rmtree(run, ignore_errors=True))  # between two looks
+    with pytest.raises(FileNotFoundError, match="was removed while it was worked on"):
+        best_of_n(None, None, "a", n=8, run_dir=run, executor=SharedDir(Painter, Reader, workers=0))
+    with pytest.raises(KeyboardInterrupt):
+        best_of_n(Painter(), Reader(), "a", n=16, run_dir=run, on_progress=interrupt)
+    with pytest.raises(FileNotFoundError, match="was removed while it was worked on"):
+        work_on(run, Painter, Reader)  # nobody drives the run, so there is nothing to do
 
 
 def test_no_lease_is_left_by_a_worker_that_is_late(tmp_path, monkeypatch):

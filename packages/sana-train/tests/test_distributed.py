@@ -15,6 +15,17 @@ with process_group(timeout=timedelta(seconds=2)):
 """
 
 
+SHARE_A_TENSOR_WITH_GAPS = """
+import torch
+from sana_train.distributed import process_group, rank, share_first
+with process_group():
+    values = torch.arange(6.0).view(2, 3)[:, :2] * 1
+    given = torch.arange(6.0).view(2, 3)[:, :2].mul_(1 + rank())
+    share_first([given])
+    assert torch.equal(given, values), given
+"""
+
+
 def test_one_process_needs_no_group():
     with process_group():
         assert (rank(), world_size(), gathered(["a"])) == (0, 1, ["a"])
@@ -46,3 +57,10 @@ def test_a_group_that_does_not_form_says_why():
     )
     assert ended.returncode != 0
     assert "process 1 of 2 did not meet the others at 127.0.0.1:1 within 0:00:02" in ended.stderr
+
+
+def test_a_tensor_with_gaps_is_shared_as_it_is(tmp_path):
+    (tmp_path / "share.py").write_text(SHARE_A_TENSOR_WITH_GAPS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ended = subprocess.run([*command, str(tmp_path / "share.py")], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr

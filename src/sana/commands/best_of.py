@@ -109,7 +109,8 @@ def best_of(
             model=model, revision=revision, lora=lora, size=size, steps=steps, cfg=cfg, negative=negative,
             device=device, dtype=dtype, quantize=quantize, kernels=kernels, offload=offload, tile=tile,
         )  # fmt: skip
-        with _work(drawing, judge, executor, workers, run_dir) as where, _bar(number, texts, progress) as show:
+        work = _work(drawing, judge, executor, workers, run_dir, progress=progress)
+        with work as where, _bar(number, texts, progress) as show:
             facts = drawing.facts()
             results = _run(texts, options | where | {"on_progress": show}, budget)
         _report(texts, results, out, facts=facts, judge=judge, curve=curve, as_json=as_json)
@@ -144,6 +145,8 @@ def _work(
     executor: ExecutorName,
     workers: int,
     run_dir: Path | None,
+    *,
+    progress: bool,
 ) -> Iterator[dict[str, Any]]:
     """The sampler and judge, or the executor that makes them, and the run directory; its errors as ours."""
     from sana.best_of import make_executor
@@ -153,7 +156,7 @@ def _work(
     from sana_scale.files import RunInUseError
     from sana_scale.worker_processes import WorkersKilledError
 
-    where = make_executor(executor, drawing, judge, workers=workers)
+    where = make_executor(executor, drawing, judge, workers=workers, progress=progress)
     if where.brings_its_own and run_dir is None:
         raise ValueError(f"--executor {executor} works through a run directory: give --run-dir")
     try:

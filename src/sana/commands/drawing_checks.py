@@ -33,8 +33,9 @@ def checked_drawing(
     """The drawing that a command's options describe; warns of a size and of kernels as the two functions below do.
 
     Raises:
-        ValueError: the size cannot be read or drawn.
+        ValueError: the size cannot be read or drawn, or an adapter is given twice.
     """
+    loras = _parsed_loras(lora or ())
     width, height = parsed_size(size)
     warn_of_kernels(kernels, device)
     check_size(model, width, height, revision=revision)
@@ -52,8 +53,19 @@ def checked_drawing(
         tile=tile,
         quantize=quantize,
         kernels=kernels,
-        loras=tuple(map(parsed_lora, lora or ())),
+        loras=loras,
     )
+
+
+def _parsed_loras(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    loras = tuple(map(parsed_lora, texts))
+    sources = [source for source, _ in loras]
+    if twice := next((source for source in sources if sources.count(source) > 1), None):
+        scales = " and ".join(f"{scale:g}" for source, scale in loras if source == twice)
+        raise ValueError(
+            f"--lora names {twice} with the scales {scales}: give it once, with their sum if both are meant"
+        )
+    return loras
 
 
 def check_size(model: str, width: int | None, height: int | None, *, revision: str | None = None) -> None:

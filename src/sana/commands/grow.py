@@ -42,7 +42,8 @@ def grow(
 ) -> None:
     """Add blocks to a model: sana grow SRC DST --depth 60 is SANA-1.5's step from 1.6B to 4.8B.
 
-    Growing a training run grows its weights, their average and the optimizer's state; see [growth] in a run file.
+    Growing a training run grows its weights, their average and the optimizer's state; see the section `growth` of a
+    run file.
     """
     with messages(progress=progress):
         options = {"depth": depth, "drop_last": drop_last, "init": init, "seed": seed}

@@ -9,6 +9,7 @@ import typer
 
 from sana.choices import Existing
 from sana.commands.messages import messages
+from sana.commands.options import ProgressOption
 
 
 def publish(
@@ -36,9 +37,10 @@ def publish(
     training_data: Annotated[str | None, typer.Option(help="What it was trained on, for the card.")] = None,
     parity: Annotated[Path | None, typer.Option(help="File that `sana parity --out` wrote, for the card.")] = None,
     results: Annotated[Path | None, typer.Option(help="Table that `sana evaluate` wrote, for the card.")] = None,
+    progress: ProgressOption = True,
 ) -> None:
     """Publish a model on the Hub; nothing is uploaded unless every check of it passes."""
-    with messages():
+    with messages(progress=progress):
         from sana.publishing.card_problems import CARD
         from sana.publishing.publication import inspect_folder
         from sana.publishing.upload import check_hub_id, publish

@@ -25,6 +25,9 @@ from sana.commands.training_runs import RESUMED, STOPPED, check_new_run, trainer
 if TYPE_CHECKING:
     from sana.training.plan import TrainingPlan
 
+_PREFIXES = {"E": 1e18, "P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
+_BYTES = ("GB", "MB", "kB")
+
 
 def train(
     run: Annotated[Path, typer.Argument(metavar="RUN.toml", help="What to train, on what, and how.")],
@@ -132,7 +135,7 @@ def _plan(run: Path, changes: Sequence[str], processes: int, *, as_json: bool) -
         _print_plan(plan)
     images = [stage.settings.train.steps * stage.settings.data.batch_size for stage in stages]
     flops = sum(count * plan.flops_per_image for count, plan in zip(images, plans.values(), strict=True))
-    print(f"\nall stages: {sum(images):,} images, {flops / 1e18:,.2f} EFLOP")
+    print(f"\nall stages: {sum(images):,} images, {_amount(flops, 'EFLOP', 'PFLOP', 'TFLOP', 'GFLOP', 'MFLOP')}")
 
 
 def _as_json(plan: "TrainingPlan") -> dict[str, Any]:
@@ -151,17 +154,29 @@ def _print_plan(plan: "TrainingPlan") -> None:
     console.print(facts)
     memory = Table()
     memory.add_column("memory per GPU")
-    memory.add_column("GB", justify="right")
+    unit = _unit(plan.memory_per_gpu, *_BYTES)
+    memory.add_column(unit, justify="right")
     for name, count in plan.memory.items():
-        memory.add_row(name, f"{count / 1e9:,.2f}")
+        memory.add_row(name, f"{count / _PREFIXES[unit[0]]:,.2f}")
     memory.add_section()
-    memory.add_row("together", f"{plan.memory_per_gpu / 1e9:,.2f}")
+    memory.add_row("together", f"{plan.memory_per_gpu / _PREFIXES[unit[0]]:,.2f}")
     console.print(memory)
-    console.print(f"{plan.parameters:,} parameters, {plan.flops_per_image / 1e12:,.2f} TFLOP an image and step")
+    flops = _amount(plan.flops_per_image, "TFLOP", "GFLOP", "MFLOP")
+    console.print(f"{plan.parameters:,} parameters, {flops} an image and step")
     if plan.offloaded:
-        console.print(f"{plan.offloaded / 1e9:,.2f} GB of CPU memory for the weight average")
+        console.print(f"{_amount(plan.offloaded, *_BYTES)} of CPU memory for the weight average")
     for warning in plan.warnings:
         typer.secho(f"warning: {warning}", fg="yellow", err=True)
+
+
+def _amount(count: float, *units: str) -> str:
+    unit = _unit(count, *units)
+    return f"{count / _PREFIXES[unit[0]]:,.2f} {unit}"
+
+
+def _unit(count: float, *units: str) -> str:
+    """The first of the units, largest first, of which there is at least one; otherwise the last."""
+    return next((unit for unit in units if count >= _PREFIXES[unit[0]]), units[-1])
 
 
 @contextmanager

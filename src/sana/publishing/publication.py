@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from sana.publishing.card_problems import CARD, card_problems
 from sana.publishing.loading_problems import loading_problems
 from sana.publishing.model_completeness import missing_files
+from sana_dit.lora_training import FILE as ADAPTER
 
 PUBLISHED = (".jinja", ".json", ".jsonl", ".md", ".model", ".png", ".safetensors", ".txt")
 """All that is published, beside a licence: `.model` and `.jinja` are of tokenizers."""
@@ -58,7 +59,9 @@ def inspect_folder(folder: Path, *, card: str | Callable[[], str] | None = None)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder: give one that save_pretrained wrote")
     if not any((folder / name).is_file() for name in ("model_index.json", "config.json")):
-        raise FileNotFoundError(f"{folder} has neither model_index.json nor config.json: it holds no model")
+        adapter = f", but an adapter: upload that with `hf upload OWNER/NAME {folder}`"
+        told = adapter if (folder / ADAPTER).is_file() else ""
+        raise FileNotFoundError(f"{folder} has neither model_index.json nor config.json: it holds no model{told}")
     paths = sorted(path for path in folder.rglob("*") if _is_published(path, folder))
     names = {path.relative_to(folder).as_posix() for path in paths}
     own = folder / CARD

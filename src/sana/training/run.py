@@ -11,7 +11,7 @@ from torch import nn
 from sana.catalog import locate
 from sana.devices import half_on_gpu
 from sana.growing_runs import grown_optimizer, growth_facts
-from sana.training.lora import lora_facts, make_lora
+from sana.training.lora import check_same_factors, lora_facts, make_lora
 from sana.training.model import make_model, model_config
 from sana.training.optimizer import make_optimizer
 from sana.training.samples import TrainingSamples
@@ -43,6 +43,8 @@ def make_trainer(
         CheckpointError: the run cannot be resumed with these settings.
     """
     samples_per_pass(settings, world_size())
+    if resume:
+        check_same_factors(settings.lora, Path(settings.train.run_dir))
     data = training_data(settings)
     check_data(data, model_config(settings.model), settings.data.shards)
     model = make_model(settings.model, seed=settings.train.seed, device=device)

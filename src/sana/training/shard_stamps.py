@@ -1,11 +1,11 @@
 """Whether a resumed run has the shards it began with: by size and time, and by content where these differ."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from sana.training.recorded_settings import recorded_settings
 from sana_train import LatentShards
 from sana_train.data import check_content
 from sana_train.distributed import rank, world_size
@@ -27,7 +27,7 @@ def proved_stamps(data: LatentShards, run_dir: Path, *, progress: bool = True) -
     Raises:
         ValueError: the content of a shard is not what it was written with.
     """
-    now, then = stamps(data), _recorded(run_dir)
+    now, then = stamps(data), (recorded_settings(run_dir) or {}).get("shard_stamps")
     if then is None:
         return now
     paths = [header.path for header in data.headers if header.path.name in then]
@@ -49,17 +49,3 @@ def _verify(paths: Sequence[Path], *, progress: bool) -> None:
     shown = progress and rank() == 0 and len(mine) > 0
     for path in tqdm(mine, desc="checking shards", unit=" shards", disable=not shown, leave=False):
         check_content(path)
-
-
-def _recorded(run_dir: Path) -> Stamps | None:
-    """The stamps in the newest checkpoint that can be read."""
-    names = [path.name.removeprefix("step-") for path in (run_dir / "checkpoints").glob("step-*")]
-    for step in sorted(filter(str.isdecimal, names), key=int, reverse=True):  # others are being written
-        path = run_dir / "checkpoints" / f"step-{step}" / "facts.json"
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        except (OSError, ValueError, KeyError):  # a damaged checkpoint, which the trainer passes over
-            continue
-        recorded: Stamps | None = settings.get("shard_stamps")
-        return recorded
-    return None

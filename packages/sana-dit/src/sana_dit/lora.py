@@ -9,7 +9,16 @@ import torch
 from torch import nn
 
 from sana_dit.lora_reading import find_lora, read_lora
-from sana_dit.low_rank import AdaptedLinear, Addition, LowRank, additions, fuse, set_additions, unfuse
+from sana_dit.low_rank import (
+    AdaptedLinear,
+    Addition,
+    LowRank,
+    additions,
+    fuse,
+    set_additions,
+    trained_adapter,
+    unfuse,
+)
 from sana_dit.transformer import SanaTransformer
 from sana_dit.weights import diffusers_name
 
@@ -43,13 +52,18 @@ def load_lora(
 
     Raises:
         FileNotFoundError: There is no adapter.
-        ValueError: It does not fit the transformer, is damaged, or is no plain LoRA. The model is then as it was.
+        ValueError: It does not fit the transformer, is damaged, or is no plain LoRA, or one of its name is in
+            training. The model is then as it was.
     """
     if not math.isfinite(scale):
         raise ValueError(f"scale is {scale}; it must be a finite number")
+    name = name or "/".join([str(repo_dir_or_file), *([file] if file else [])])
+    if name == trained_adapter(model):
+        raise ValueError(
+            f"the adapter {name!r} is in training: save_lora and unload_lora it first, or give another name"
+        )
     layers = layers_by_name(model)
     read = read_lora(find_lora(repo_dir_or_file, file=file, revision=revision), layers)
-    name = name or "/".join([str(repo_dir_or_file), *([file] if file else [])])
     dtype = model.final.proj.weight.dtype
     added = {where: _placed(factors, scale, layers[where].weight.device, dtype) for where, factors in read.items()}
     with _unfused(model):
@@ -93,6 +107,8 @@ def unfuse_lora(model: SanaTransformer) -> None:
 
 def unload_lora(model: SanaTransformer, name: str | None = None) -> None:
     """Takes an adapter out, fused or not, or all of them; the weights are then what they were.
+
+    What `add_lora` froze stays frozen: `model.requires_grad_(True)` has the weights trained again.
 
     Raises:
         ValueError: No adapter of that name is loaded.

@@ -50,9 +50,9 @@ def find_lora(source: str | PathLike[str], *, file: str | None, revision: str | 
         if len(found) > 1:
             raise ValueError(f"{source} holds {[f.name for f in found]}: say which with file=")
         if not found:
-            raise FileNotFoundError(
-                f"no adapter in {source}: it has no {' or '.join(wanted)}; name its file with file="
-            )
+            run = file is None and any((folder / "model" / name).is_file() for name in wanted)
+            remedy = f"that of a run is in {folder / 'model'}" if run else "name its file with file="
+            raise FileNotFoundError(f"no adapter in {source}: it has no {' or '.join(wanted)}; {remedy}")
         path = found[0]
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} is no .safetensors file, and others could run foreign code: convert the adapter")

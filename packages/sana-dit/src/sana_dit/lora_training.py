@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from sana_dit.config import SanaConfig
 from sana_dit.initialization import fill_uniform
 from sana_dit.lora import layers_by_name
-from sana_dit.low_rank import AdaptedLinear, TrainableLowRank, additions, set_additions
+from sana_dit.low_rank import AdaptedLinear, TrainableLowRank, additions, set_additions, trained_adapter
 from sana_dit.transformer import SanaTransformer
 from sana_dit.weights import first_few
 
@@ -31,6 +32,8 @@ class TrainableLora(nn.Module):
     So it can stand for the transformer wherever a model is trained: the frozen weights are in no checkpoint, average
     or optimizer, and factors that FSDP shards are gathered around each call. Made by `add_lora`.
 
+    A copy has factors of its own, to be averaged and saved; it cannot be called, as the transformer holds the others.
+
     Attributes:
         transformer: The transformer whose layers hold the factors; no part of this module, and shared by its copies.
     """
@@ -45,13 +48,24 @@ class TrainableLora(nn.Module):
         self.factors = nn.ModuleDict({name.replace(".", "_"): one for name, one in factors.items()})
 
     def forward(self, *inputs: Any, **options: Any) -> Tensor:
-        """Returns what the transformer with the adapter returns; see `SanaTransformer.forward`."""
+        """Returns what the transformer with the adapter returns; see `SanaTransformer.forward`.
+
+        Raises:
+            ValueError: The transformer does not hold these factors: this is a copy, or they were unloaded.
+        """
+        held = {id(layer.trained) for layer in self.transformer.modules() if isinstance(layer, AdaptedLinear)}
+        if not held.issuperset(map(id, self.factors.values())):
+            raise ValueError(
+                "the transformer does not hold these factors, as in a copy of an adapter or after unload_lora: call "
+                "what add_lora returned, or save_pretrained these and load_lora them"
+            )
         return self.transformer(*inputs, **options)
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Writes the adapter as `save_lora` does."""
         factors = dict(zip(self._names, self.factors.values(), strict=True))
-        _write({name: one for name, one in factors.items() if isinstance(one, TrainableLowRank)}, Path(folder))
+        trained = {name: one for name, one in factors.items() if isinstance(one, TrainableLowRank)}
+        _write(trained, Path(folder), self.transformer.config)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         memo[id(self.transformer)] = self.transformer
@@ -76,11 +90,16 @@ def add_lora(
     among `model.parameters()` and move with it, and are no part of its `state_dict()` or `save_pretrained`:
     `save_lora` writes them. Adapters that are loaded stay at work beside it, unchanged.
 
+    Choose the model's dtype before: `model.to(torch.bfloat16)` afterwards rounds the factors too. Captions that were
+    read before a step of the optimizer (`Conditioning`, `guided_velocity`) have to be read anew after it, as what was
+    read is of the factors before.
+
     Args:
         model: The transformer.
-        rank: Columns of A and rows of B.
+        rank: Rows of A and columns of B.
         alpha: The product of the factors is scaled by alpha / rank; None is the rank.
-        targets: The layers, by the ends of the names that diffusers gives them, such as "attn1.to_q" or "to_q".
+        targets: The layers, by the ends of the names that diffusers gives them, such as "attn1.to_q" or "to_q", or by
+            the names that files have, "transformer.transformer_blocks.0.attn1.to_q".
         name: What to call it, in `model.adapters` and for `save_lora` and `unload_lora`.
         seed: Names the first values of A, the same on every device.
 
@@ -88,17 +107,19 @@ def add_lora(
         The adapter as a module of its own, which trainers and optimizers can take for the model.
 
     Raises:
-        ValueError: No layer has such a name, the rank or alpha is not positive, or the model has an adapter of that
-            name, one in training, or fused ones.
+        ValueError: No layer has such a name, the rank is no positive integer or alpha not positive, or the model has an
+            adapter of that name, one in training, or fused ones. The model is then as it was.
     """
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"rank is {rank!r}; it must be an integer, at least 1")
     alpha = float(rank if alpha is None else alpha)
-    if rank < 1 or not (math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"rank is {rank} and alpha {alpha}; both must be positive")
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"alpha is {alpha}; it must be positive and finite")
     _check_room(model, name)
     layers = _matching(layers_by_name(model), targets)
     generator = torch.Generator().manual_seed(seed)
-    model.requires_grad_(False)
     factors = {where: _fresh(layer, rank, alpha, generator) for where, layer in layers.items()}
+    model.requires_grad_(False)
     for where, layer in layers.items():
         set_additions(layer, additions(layer) | {name: factors[where]})
     model.adapters = model.adapters | {name: 1.0}
@@ -118,7 +139,7 @@ def save_lora(model: SanaTransformer, folder: str | PathLike[str], *, name: str 
     factors = {where: one for where, one in found.items() if isinstance(one, TrainableLowRank)}
     if not factors:
         raise ValueError(f"no adapter {name!r} is in training; {list(model.adapters)} are loaded: call add_lora first")
-    _write(factors, Path(folder))
+    _write(factors, Path(folder), model.config)
 
 
 def _check_room(model: SanaTransformer, name: str) -> None:
@@ -127,19 +148,25 @@ def _check_room(model: SanaTransformer, name: str) -> None:
         raise ValueError(f"the model has an adapter {name!r}: call unload_lora first, or give another name")
     if any(layer.original is not None for layer in adapted):
         raise ValueError("adapters are fused into the weights: call unfuse_lora first")
-    if trained := {layer.trained_name for layer in adapted} - {""}:
-        raise ValueError(f"the adapter {trained.pop()!r} is in training: save_lora and unload_lora it first")
+    if (trained := trained_adapter(model)) is not None:
+        raise ValueError(f"the adapter {trained!r} is in training: save_lora and unload_lora it first")
 
 
 def _matching(layers: Mapping[str, nn.Linear], targets: Sequence[str]) -> dict[str, nn.Linear]:
     """The layers that targets name, as PEFT understands them: whole names, or what comes after a dot."""
-    unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in layers)]
-    if unknown or not targets:
-        ends = sorted({name.partition("transformer_blocks.")[2].partition(".")[2] or name for name in layers})
-        raise ValueError(f"targets {first_few(unknown)} are no linear layers of the model; it has {', '.join(ends)}")
-    return {
-        name: layer for name, layer in layers.items() if any(f".{name}".endswith(f".{target}") for target in targets)
-    }
+    if isinstance(targets, str):
+        raise ValueError(f"targets is the string {targets!r}; it must be a list of names: give [{targets!r}]")
+    ends = [f".{target.removeprefix('transformer.')}" for target in targets]
+    unknown = [
+        target
+        for target, end in zip(targets, ends, strict=True)
+        if not any(f".{name}".endswith(end) for name in layers)
+    ]
+    if unknown or not ends:
+        known = sorted({name.partition("transformer_blocks.")[2].partition(".")[2] or name for name in layers})
+        problem = f"targets {first_few(unknown)} are no linear layers of the model" if unknown else "targets is empty"
+        raise ValueError(f"{problem}; it has {', '.join(known)}")
+    return {name: layer for name, layer in layers.items() if f".{name}".endswith(tuple(ends))}
 
 
 def _fresh(layer: nn.Linear, rank: int, alpha: float, generator: torch.Generator) -> TrainableLowRank:
@@ -149,11 +176,12 @@ def _fresh(layer: nn.Linear, rank: int, alpha: float, generator: torch.Generator
     return TrainableLowRank(down, torch.zeros(layer.out_features, rank, device=device), alpha=alpha)
 
 
-def _write(factors: Mapping[str, TrainableLowRank], folder: Path) -> None:
+def _write(factors: Mapping[str, TrainableLowRank], folder: Path, config: SanaConfig) -> None:
     tensors: dict[str, Tensor] = {}
     for name, one in factors.items():
-        tensors[f"transformer.{name}.lora_A.weight"] = one.down.detach().cpu().contiguous()
-        tensors[f"transformer.{name}.lora_B.weight"] = one.up.detach().cpu().contiguous()
+        down, up = _as_peft(name, one, config)
+        tensors[f"transformer.{name}.lora_A.weight"] = down.detach().cpu().contiguous()
+        tensors[f"transformer.{name}.lora_B.weight"] = up.detach().cpu().contiguous()
     settings = json.dumps(_peft_settings(factors), indent=2, sort_keys=True)
     folder.mkdir(parents=True, exist_ok=True)
     staging = folder / f".{FILE}.{os.getpid()}"
@@ -165,6 +193,15 @@ def _write(factors: Mapping[str, TrainableLowRank], folder: Path) -> None:
         os.replace(staging, folder / FILE)
     finally:
         staging.unlink(missing_ok=True)
+
+
+def _as_peft(name: str, factors: TrainableLowRank, config: SanaConfig) -> tuple[Tensor, Tensor]:
+    """The factors in PEFT's shapes: those of a convolution are a convolution with its kernel, and a 1x1 one."""
+    down, up = factors.down, factors.up
+    if name != "patch_embed.proj" and not name.endswith((".conv_inverted", ".conv_point")):
+        return down, up
+    side = config.patch_size if name == "patch_embed.proj" else 1
+    return down.reshape(len(down), -1, side, side), up[:, :, None, None]  # (R, C, p, p), (out, R, 1, 1)
 
 
 def _peft_settings(factors: Mapping[str, TrainableLowRank]) -> dict[str, Any]:

@@ -50,8 +50,8 @@ class TrainableLowRank(nn.Module):
         return LowRank(self.down, self.scale * self.up)
 
     def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
-        # The state of a model has no factors (see AdaptedLinear.state_dict): they then stay as they are.
-        if f"{prefix}down" in state:
+        # The state of a model has no factors (see AdaptedLinear.state_dict): those in its layers stay as they are.
+        if not prefix.endswith("trained.") or any(name.startswith(prefix) for name in state):
             super()._load_from_state_dict(state, prefix, *rest)
 
 
@@ -101,6 +101,12 @@ class AdaptedLinear(nn.Linear):
 def is_beside(module: nn.Module) -> bool:
     """Returns whether a module has additions that are not fused into its weight."""
     return isinstance(module, AdaptedLinear) and module.original is None
+
+
+def trained_adapter(model: nn.Module) -> str | None:
+    """Returns the name of the adapter that is trained in a model, if there is one."""
+    layers = (module for module in model.modules() if isinstance(module, AdaptedLinear))
+    return next((layer.trained_name for layer in layers if layer.trained is not None), None)
 
 
 def additions(linear: nn.Linear) -> dict[str, Addition]:

@@ -26,7 +26,7 @@ from sana_dit.checkpoint_writing import SAVED_WEIGHTS, model_card, replacing_fil
 from sana_dit.config import Compat, SanaConfig
 from sana_dit.diffusers_config import from_diffusers_config, to_diffusers_config
 from sana_dit.hub_upload import check_finite, upload
-from sana_dit.low_rank import is_beside
+from sana_dit.low_rank import is_beside, trained_adapter
 from sana_dit.quantization import check_unquantized
 from sana_dit.weight_shapes import check_weights, infer_config
 from sana_dit.weights import Checkpoint, Layout, read_names, to_diffusers, to_native
@@ -114,9 +114,11 @@ class Pretrained(nn.Module):
             raise ValueError(f"layout is {layout!r}; it must be one of {get_args(Layout)}")
         check_unquantized(self)
         if any(map(is_beside, self.modules())):
+            trained = trained_adapter(self)
+            alone = "" if trained is None else f"; save_lora writes {trained!r}, which is in training, by itself"
             warnings.warn(
                 "the adapters that are loaded are not saved: call fuse_lora first, which adds them to the "
-                "weights, or unload_lora",
+                f"weights, or unload_lora{alone}",
                 stacklevel=2,
             )
         directory, weights = Path(directory), self.state_dict()

@@ -79,6 +79,8 @@ def test_prompts_without_images_are_warned_about(folder, metadata):
 
 
 def test_folders_that_cannot_be_judged_are_named(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder: give the one that holds GenEval's images"):
+        read_directory(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="holds no GenEval folders"):
         read_directory(tmp_path)
     (folder / "00001" / "metadata.jsonl").write_text('{"tag": "colors"}\n{}')

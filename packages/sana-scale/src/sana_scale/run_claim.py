@@ -68,6 +68,16 @@ def read_description(path: Path) -> dict[str, Any]:
     return description
 
 
+def check_present(path: Path) -> None:
+    """Raise FileNotFoundError where the run directory in `path` is gone."""
+    try:
+        read_text(path / RUN)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the run directory {path} was removed while it was worked on: start it again"
+        ) from error
+
+
 def fingerprint(description: dict[str, Any]) -> str:
     """A hash of a request without its n: runs that share it have the same whole batches."""
     same = description | {"n": None}

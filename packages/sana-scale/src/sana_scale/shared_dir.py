@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sana_scale.executors import Batch, Make
 from sana_scale.leases import Leases
 from sana_scale.protocols import Judge, Sampler
+from sana_scale.run_claim import check_present
 from sana_scale.search import Search
 from sana_scale.streaming import streamed
 from sana_scale.units import Drawn, Judged, Unit
@@ -74,7 +75,7 @@ class SharedDir:
                 wanted = list(batches)
                 write_wanted(run_dir, ((places[id(search)], index) for search, index in wanted))
                 for search, index in wanted:
-                    unit = _awaited(search, index, processes)
+                    unit = _awaited(search, index, run_dir, processes)
                     processes.forgive()
                     yield search, Judged(unit=unit)
 
@@ -82,7 +83,7 @@ class SharedDir:
         remove_traces(run_dir)
 
 
-def _awaited(search: Search[Any], index: int, processes: WorkerProcesses) -> Unit:
+def _awaited(search: Search[Any], index: int, run_dir: Path, processes: WorkerProcesses) -> Unit:
     """The record of a unit, as soon as a worker has written it."""
     while True:
         all_left = processes.all_left  # asked before the look: the last worker records its unit and leaves
@@ -90,9 +91,11 @@ def _awaited(search: Search[Any], index: int, processes: WorkerProcesses) -> Uni
             return unit
         if all_left:
             raise RuntimeError(
-                f"every worker ended with exit code 0 and left batch {index} of {search.request.prompt!r} undone: "
+                f"every worker ended with exit code 0 and left batches undone, the first is batch {index} of "
+                f"{search.request.prompt!r}: "
                 "a sampler or a judge must raise an exception where it fails, and not call sys.exit()"
             )
+        check_present(run_dir)
         processes.mend()
         time.sleep(POLL_SECONDS)
 
@@ -145,13 +148,14 @@ def _work(
         while wanted() and not run.over:
             # Where all that is left is leased to others this is empty, and what was judged is stored before the nap.
             for (search, _, number), judged in streamed(_free_units(run, leases, wanted), _draw, _judge):
-                if not _stored(search, judged):
+                if not _stored(search, judged, path):
                     return
                 leases.release(number)
             if run.complete:
                 if not run.grown:
                     return
                 run = SharedRun.opened(path, sample, judge)
+            check_present(path)
             time.sleep(POLL_SECONDS)
 
 
@@ -177,12 +181,13 @@ def _judge(drawn: tuple[_Leased, Drawn[Any] | Judged[Any]]) -> tuple[_Leased, Ju
     return unit, unit[0].judge(images)
 
 
-def _stored(search: Search[Any], judged: Judged[Any]) -> bool:
+def _stored(search: Search[Any], judged: Judged[Any], path: Path) -> bool:
     """Store a unit, unless the run was finished without it and its directory cleared up meanwhile."""
     try:
         search.put(judged)
     except FileNotFoundError:
         if search.store.outcome() is not None:
             return False
+        check_present(path)
         search.put(judged)  # finished, cleared up, and already reopened with a larger n
     return True

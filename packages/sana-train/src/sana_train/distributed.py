@@ -70,8 +70,11 @@ def summed(values: Tensor) -> Tensor:
 def share_first(tensors: Iterable[Tensor]) -> None:
     """Give all processes the first one's values of `tensors`, in place."""
     if dist.is_initialized():
-        for work in [dist.broadcast(tensor.data, src=0, async_op=True) for tensor in tensors]:
+        dense = [(tensor.data, tensor.data.contiguous()) for tensor in tensors]  # gloo takes no gaps into account
+        for work in [dist.broadcast(copy, src=0, async_op=True) for _, copy in dense]:
             work.wait()
+        for data, copy in dense:
+            data.copy_(copy)
 
 
 def summing_dtype(device: torch.device) -> torch.dtype:

@@ -3,13 +3,12 @@
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
@@ -21,6 +20,7 @@ from sana_train.checkpointing.run_state import RunState
 from sana_train.config import TrainConfig
 from sana_train.distributed import gathered, rank, world_size
 from sana_train.ema import EMA
+from sana_train.evaluation import Evaluation, Sample, Validate, is_due
 from sana_train.guards import SpikeGuard
 from sana_train.metrics import MetricsLog
 from sana_train.objective import Batches, Objective
@@ -29,17 +29,14 @@ from sana_train.preparation import prepare
 from sana_train.progress import Progress
 from sana_train.run_lock import run_lock
 from sana_train.stop_request import StopRequest, stop_on_sigterm
-from sana_train.train_step import StepResult, TrainStep, autocast
+from sana_train.train_step import StepResult, TrainStep
 from sana_train.upcoming import Share, share_at, upcoming
-from sana_train.validation import evaluating
 
 logger = logging.getLogger(__name__)
 
 MAX_RETURNS = 2  # to one checkpoint, before a run is given up
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
-Validate = Callable[[nn.Module], dict[str, float]]
-Sample = Callable[[nn.Module, Path], None]
 
 
 class Trainer:
@@ -95,19 +92,16 @@ class Trainer:
                 f"{what} with {world_size()} processes: the model is sharded, so give a function "
                 "`lambda model: CAME8bit(model.parameters(), lr=...)` and leave step_in_backward out"
             )
-        _check_called("validation", validation, "validate_every", config.validate_every)
-        _check_called("sample", sample, "sample_every", config.sample_every)
         self._folder = ModelFolder(model)
         prepare(model, config)
         self.model = model
         self.batches = batches
         self.config = config
-        self.validation = validation
-        self.sample = sample
         self.step = 0
         self.optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(model)
         check_covered(model, self.optimizer)
         self.ema = None if config.ema_decay is None else EMA(model, config.ema_decay, offload=config.ema_offload)
+        self._evaluation = Evaluation(model, self.ema, config, validate=validation, sample=sample)
         self.guard = SpikeGuard(sigmas=config.spike_sigmas)
         self.run_dir = Path(config.run_dir)
         self._state = RunState(model, self.optimizer, self.ema, self.guard, config=config, settings=settings or {})
@@ -302,37 +296,16 @@ class Trainer:
 
     def _do_what_is_due(self) -> None:
         """Validate, sample and save at their steps; at the end and at a stop, save."""
-        at_end = self.step == self.config.steps
-        if self.validation is not None and _due(self.step, self.config.validate_every, at_end):
-            with self._evaluating():
-                numbers = self.validation(self.model)
+        numbers = self._evaluation.validated(self.step)
+        if numbers is not None:
             self._append({"step": self.step, **numbers})
-        if self.sample is not None and _due(self.step, self.config.sample_every, at_end):
-            with self._evaluating():
-                self.sample(self.model, self.run_dir / "samples" / f"step-{self.step:08d}")
+        self._evaluation.draw_samples(self.step)
         # While steps fail nothing is saved, not even at a stop: a return has to lead to before they did.
-        due = self._stopped or _due(self.step, self.config.checkpoint_every, at_end)
-        if (due and not self._skipped) or at_end:
+        due = self._stopped or is_due(self.step, self.config.checkpoint_every, self.config)
+        if (due and not self._skipped) or self.step == self.config.steps:
             self.save()
             if self.config.plots and rank() == 0 and find_spec("matplotlib"):
                 plot_run(self.run_dir)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """The averaged model in eval mode, without gradients, in the precision of training."""
-        with ExitStack() as stack:
-            stack.callback(self._reshard)
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(autocast(next(self.model.parameters()).device, self.config))
-            if self.ema:
-                stack.enter_context(self.ema.applied())
-            stack.enter_context(evaluating(self.model))
-            yield
-
-    def _reshard(self) -> None:
-        """Let go of gathered weights: FSDP2's root keeps those of its last forward for the next, averaged or not."""
-        if isinstance(self.model, FSDPModule):
-            self.model.reshard()
 
     def _return_to_checkpoint(self, reason: str) -> None:
         """Go back, and leave out the steps that failed."""
@@ -384,13 +357,3 @@ class Trainer:
     def _append(self, line: dict[str, object]) -> None:
         if rank() == 0:
             self._log.append(line)
-
-
-def _due(step: int, every: int, at_end: bool) -> bool:
-    return every > 0 and (step % every == 0 or at_end)
-
-
-def _check_called(name: str, hook: object, every_name: str, every: int) -> None:
-    if (hook is not None) != (every > 0):
-        given = "is given" if hook is not None else "is missing"
-        raise ValueError(f"{name} {given} and {every_name} is {every}: they go together, so give both or neither")

@@ -79,6 +79,8 @@ def read_directory(directory: str | PathLike[str], metadata: Sequence[Metadata] 
         ValueError: A metadata.jsonl holds something else than one prompt, or `metadata` does not have the prompt.
     """
     root = Path(directory)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder: give the one that holds GenEval's images")
     numbered = sorted((path for path in root.iterdir() if path.is_dir() and path.name.isdecimal()), key=_number)
     if not numbered:
         raise FileNotFoundError(
