@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -13,7 +14,7 @@ from sana.training.run import make_trainer, training_data
 from sana.training.settings import AdamWSettings, CAME8bitSettings, CAMESettings, ModelSettings
 from sana.training.settings_reading import read_settings
 from sana_dit import SANA_1_5_1_6B, SanaTransformer
-from sana_train import CAME, CAME8bit, CheckpointError, Draws, FlowMatching, FlowValidation, TrainConfig, write_shard
+from sana_train import CAME, CAME8bit, CheckpointError, Draws, FlowMatching, TrainConfig, write_shard
 from sana_train.caption_padding import without_padding
 from sana_train.preparation import prepare
 
@@ -34,9 +35,10 @@ def test_a_run_file_becomes_a_trainer(settings):
     )
     assert isinstance(trainer.model, SanaTransformer)
     assert isinstance(trainer.optimizer, CAME8bit)
-    assert isinstance(trainer.validation, FlowValidation)
     assert trainer.batches(0)["latents"].shape == (4, 4, 2, 2)
     assert trainer.fit()
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "val/loss" in line] == [2, 4]
 
 
 def test_random_weights_are_named_by_the_seed(settings):

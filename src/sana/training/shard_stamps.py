@@ -27,7 +27,8 @@ def proved_stamps(data: LatentShards, run_dir: Path, *, progress: bool = True) -
     Raises:
         ValueError: the content of a shard is not what it was written with.
     """
-    now, then = stamps(data), (recorded_settings(run_dir) or {}).get("shard_stamps")
+    now = stamps(data)
+    then: Stamps | None = (recorded_settings(run_dir) or {}).get("shard_stamps")
     if then is None:
         return now
     paths = [header.path for header in data.headers if header.path.name in then]
