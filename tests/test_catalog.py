@@ -103,7 +103,7 @@ def test_values_that_nothing_can_be_made_of_are_one_short_line_with_their_file(f
         (
             "scheduler/scheduler_config.json",
             {"flow_shift": [1]},
-            r"scheduler_config.json is \[1\]; it must be a number",
+            r"scheduler_config.json is \[1\]; it must be a positive number",
         ),
     ],
 )
